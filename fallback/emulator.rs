@@ -1,0 +1,404 @@
+//! Readiness turned into completions: the epoll driver.
+//!
+//! One edge-triggered registration per socket sets its latches, `readable` and `writable`; a
+//! system call that would block clears them. Sockets with work that may go on stand in a run
+//! queue, and each pass gives each of them one step, so that no socket starves another. Bytes go
+//! into the same pool as with the ring, and the contract is the same, see `driver/mod.rs`.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+use std::{fmt, io, mem};
+
+use socket2::{SockAddr, SockRef};
+
+use super::epoll::{Poller, Ready};
+use crate::driver::pool::Pool;
+use crate::driver::slots::Slots;
+use crate::driver::{Completion, Driver, DriverCounters, End, Family, Op, Ops, Outcome, Waker};
+use crate::error::Errno;
+use crate::event::Handle;
+use crate::options::Options;
+use crate::sys;
+
+pub(crate) struct Epoll {
+    poller: Poller,
+    slots: Slots<Slot>,
+    /// Sockets that have an operation which may go on. Each stands in it at most once.
+    runnable: VecDeque<Handle>,
+    /// Outcomes of what needed no waiting, for the next `wait` (D3).
+    settled: Vec<Completion>,
+    pool: Pool,
+    waker: Waker,
+    /// The last wait did not look for events, because it had completions at once.
+    has_skipped: bool,
+    counters: DriverCounters,
+}
+
+/// One adopted socket.
+#[derive(Debug)]
+struct Slot {
+    socket: OwnedFd,
+    outstanding: Ops,
+    readable: bool,
+    writable: bool,
+    /// No further edge will come: reads go on until one returns zero or fails.
+    hung_up: bool,
+    is_queued: bool,
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+/// What one step of one socket came to.
+enum Step {
+    /// The operation goes on at once.
+    Again,
+    /// It waits for an edge.
+    Blocked,
+    Yield {
+        last: bool,
+        outcome: Outcome,
+    },
+}
+
+impl Epoll {
+    pub(crate) fn new(options: &Options) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        let waker = Waker::new(false)?;
+        poller.add(waker.descriptor(), WAKER_KEY)?;
+        Ok(Self {
+            poller,
+            slots: Slots::new(),
+            runnable: VecDeque::new(),
+            settled: Vec::new(),
+            pool: Pool::new(options.pool_buffers, options.pool_buffer_len),
+            waker,
+            has_skipped: false,
+            counters: DriverCounters::default(),
+        })
+    }
+
+    fn start(&mut self, handle: Handle, op: Op) {
+        let slot = self.slots.expect_mut(handle);
+        assert!(!slot.outstanding.has(op), "D4: one {op:?} per handle");
+        slot.outstanding.insert(op);
+        self.enqueue(handle);
+    }
+
+    /// Puts a socket into the run queue, if one of its operations may go on.
+    fn enqueue(&mut self, handle: Handle) {
+        let slot = self.slots.expect_mut(handle);
+        if !slot.is_queued && slot.may_go_on() {
+            slot.is_queued = true;
+            self.runnable.push_back(handle);
+        }
+    }
+
+    /// Ends an operation without a system call, with an outcome for the next wait.
+    fn settle(&mut self, handle: Handle, outcome: Outcome) {
+        self.slots.expect_mut(handle).outstanding.remove(outcome.op());
+        self.settled.push(Completion { handle, last: true, outcome });
+    }
+
+    fn look_for_events(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.counters.waits += 1;
+        self.poller.wait(timeout)?;
+        let mut position = 0;
+        while let Some(ready) = self.poller.ready(position) {
+            position += 1;
+            match (ready.key, ready.readable) {
+                (WAKER_KEY, true) => {
+                    self.counters.wakeups += 1;
+                    sys::reset_event(self.waker.descriptor());
+                    self.waker.take();
+                }
+                // An event descriptor can always be written to.
+                (WAKER_KEY, false) => {}
+                _ => self.latch(ready),
+            }
+        }
+        Ok(())
+    }
+
+    fn latch(&mut self, ready: Ready) {
+        let handle = Handle::from_bits(ready.key);
+        let Some(slot) = self.slots.find_mut(handle) else { return };
+        slot.readable |= ready.readable;
+        slot.writable |= ready.writable;
+        slot.hung_up |= ready.hung_up;
+        self.enqueue(handle);
+    }
+
+    /// Gives the runnable sockets one step each a pass, for as many passes as the kernel's own
+    /// multishot receives would make, or until the batch is full.
+    fn run(&mut self, batch: &mut Vec<Completion>) {
+        for _ in 0..PASSES_MAX {
+            for _ in 0..self.runnable.len() {
+                if batch.len() >= BATCH_MAX {
+                    return;
+                }
+                let Some(handle) = self.runnable.pop_front() else { return };
+                let Some(slot) = self.slots.find_mut(handle) else { continue };
+                slot.is_queued = false;
+                self.step(handle, batch);
+                self.enqueue(handle);
+            }
+            if self.runnable.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// One step for each of a socket's operations that may go on.
+    fn step(&mut self, handle: Handle, batch: &mut Vec<Completion>) {
+        for op in [Op::Send, Op::Connect, Op::Accept, Op::Receive] {
+            let slot = self.slots.expect_mut(handle);
+            if !slot.may_go_on_with(op) {
+                continue;
+            }
+            let step = match op {
+                Op::Send => {
+                    self.counters.sends += 1;
+                    slot.send()
+                }
+                Op::Connect => slot.finish_connect(),
+                Op::Accept => slot.accept(),
+                Op::Receive => slot.receive(&self.pool),
+                Op::Cancel | Op::Wake => Step::Blocked,
+            };
+            if let Step::Yield { last, outcome } = step {
+                if last {
+                    slot.outstanding.remove(op);
+                }
+                batch.push(Completion { handle, last, outcome });
+            }
+        }
+    }
+}
+
+impl Driver for Epoll {
+    fn adopt(&mut self, socket: OwnedFd, _family: Family, handle: Handle) -> io::Result<()> {
+        self.poller.add(socket.as_fd(), handle.to_bits())?;
+        let slot = Slot {
+            socket,
+            outstanding: Ops::NONE,
+            // Data that came with the connection makes an edge at once; until it does, to try
+            // would be a wasted call. Room to send is there from the start.
+            readable: false,
+            writable: true,
+            hung_up: false,
+            is_queued: false,
+            bytes: Vec::new(),
+            sent: 0,
+        };
+        self.slots.insert(handle, slot);
+        Ok(())
+    }
+
+    fn accept(&mut self, handle: Handle) {
+        let slot = self.slots.expect_mut(handle);
+        let unblocked = SockRef::from(&slot.socket).set_nonblocking(true);
+        slot.readable = true;
+        self.start(handle, Op::Accept);
+        if let Err(error) = unblocked {
+            self.settle(handle, Outcome::AcceptFailed(Errno::from_io(&error)));
+        }
+    }
+
+    fn connect(&mut self, handle: Handle, peer: SockAddr) {
+        let slot = self.slots.expect_mut(handle);
+        // Whatever an unconnected socket reported is no answer to this.
+        slot.writable = false;
+        slot.hung_up = false;
+        let socket = SockRef::from(&slot.socket);
+        let connected = socket.set_nonblocking(true).and_then(|()| socket.connect(&peer));
+        self.start(handle, Op::Connect);
+        match connected {
+            Ok(()) => {
+                self.slots.expect_mut(handle).writable = true;
+                self.settle(handle, Outcome::Connected);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => {
+                self.settle(handle, Outcome::ConnectFailed(Errno::from_io(&error)));
+            }
+        }
+    }
+
+    fn receive(&mut self, handle: Handle) {
+        self.start(handle, Op::Receive);
+    }
+
+    fn send(&mut self, handle: Handle, bytes: Vec<u8>) {
+        assert!(!bytes.is_empty(), "D5: a send has bytes");
+        let slot = self.slots.expect_mut(handle);
+        slot.bytes = bytes;
+        slot.sent = 0;
+        self.start(handle, Op::Send);
+    }
+
+    fn end(&mut self, handle: Handle, end: End) {
+        end.apply(self.slots.expect_mut(handle).socket.as_fd());
+    }
+
+    fn cancel(&mut self, handle: Handle, ops: Ops) {
+        let Some(slot) = self.slots.find_mut(handle) else { return };
+        let targets = slot.outstanding.and(ops);
+        let bytes = if targets.has(Op::Send) { mem::take(&mut slot.bytes) } else { Vec::new() };
+        let mut bytes = Some(bytes);
+        for op in targets.iter() {
+            let outcome = match op {
+                Op::Accept => Outcome::AcceptFailed(Errno::CANCELLED),
+                Op::Connect => Outcome::ConnectFailed(Errno::CANCELLED),
+                Op::Receive => Outcome::ReceiveFailed(Errno::CANCELLED),
+                Op::Send => Outcome::SendFailed(Errno::CANCELLED, bytes.take().unwrap_or_default()),
+                Op::Cancel | Op::Wake => continue,
+            };
+            self.settle(handle, outcome);
+        }
+    }
+
+    fn close(&mut self, handle: Handle) {
+        let slot = self.slots.remove(handle).expect("only an adopted socket is closed");
+        assert!(slot.outstanding.is_empty(), "a socket is closed with nothing outstanding (I3)");
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
+        let before = batch.len();
+        batch.append(&mut self.settled);
+        self.run(batch);
+        // Whoever has completions takes them before anything else is waited for. Looking for
+        // events is skipped at most once in a row, so that busy sockets do not hide idle ones.
+        let has_some = batch.len() > before;
+        if has_some && !self.has_skipped {
+            self.has_skipped = true;
+            return Ok(());
+        }
+        self.has_skipped = false;
+        let must_return = has_some || !self.runnable.is_empty();
+        self.look_for_events(if must_return { Some(Duration::ZERO) } else { timeout })?;
+        self.run(batch);
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
+        self.slots.find(handle).map(|slot| slot.socket.as_fd())
+    }
+
+    fn counters(&self) -> DriverCounters {
+        let free = u32::try_from(self.pool.free_count()).expect("at most 32768 buffers");
+        DriverCounters {
+            buffers_free: free,
+            buffers_kernel: 0,
+            buffers_lent: u32::from(self.pool.count()) - free,
+            ..self.counters
+        }
+    }
+}
+
+impl Slot {
+    fn may_go_on(&self) -> bool {
+        self.outstanding.iter().any(|op| self.may_go_on_with(op))
+    }
+
+    fn may_go_on_with(&self, op: Op) -> bool {
+        let is_ready = match op {
+            Op::Accept | Op::Receive => self.readable,
+            Op::Connect | Op::Send => self.writable,
+            Op::Cancel | Op::Wake => false,
+        };
+        is_ready && self.outstanding.has(op)
+    }
+
+    fn send(&mut self) -> Step {
+        match sys::send(self.socket.as_fd(), &self.bytes[self.sent..]) {
+            Ok(len) => {
+                self.sent += len;
+                if self.sent < self.bytes.len() {
+                    return Step::Again;
+                }
+                let bytes = mem::take(&mut self.bytes);
+                Step::Yield { last: true, outcome: Outcome::Sent(bytes) }
+            }
+            Err(error) => match Errno::from_io(&error) {
+                Errno(libc::EAGAIN) => {
+                    self.writable = false;
+                    Step::Blocked
+                }
+                Errno(libc::EINTR) => Step::Again,
+                errno => {
+                    let bytes = mem::take(&mut self.bytes);
+                    Step::Yield { last: true, outcome: Outcome::SendFailed(errno, bytes) }
+                }
+            },
+        }
+    }
+
+    fn finish_connect(&self) -> Step {
+        let outcome = match SockRef::from(&self.socket).take_error() {
+            Ok(None) => Outcome::Connected,
+            Ok(Some(error)) | Err(error) => Outcome::ConnectFailed(Errno::from_io(&error)),
+        };
+        Step::Yield { last: true, outcome }
+    }
+
+    fn accept(&mut self) -> Step {
+        match sys::accept(self.socket.as_fd()) {
+            Ok(client) => Step::Yield { last: false, outcome: Outcome::Accepted(client) },
+            Err(error) => match Errno::from_io(&error) {
+                Errno(libc::EAGAIN) => {
+                    self.readable = false;
+                    Step::Blocked
+                }
+                Errno(libc::EINTR) => Step::Again,
+                errno => Step::Yield { last: true, outcome: Outcome::AcceptFailed(errno) },
+            },
+        }
+    }
+
+    fn receive(&mut self, pool: &Pool) -> Step {
+        let Some(mut chunk) = pool.take() else {
+            return Step::Yield { last: true, outcome: Outcome::NoBuffers };
+        };
+        match sys::receive(self.socket.as_fd(), chunk.space()) {
+            Ok(0) => Step::Yield { last: true, outcome: Outcome::EndOfStream },
+            Ok(len) => {
+                // Data and FIN may share one edge. A short read then says nothing about the FIN,
+                // and no second edge will come, so a hang-up keeps the latch until the read that
+                // returns zero.
+                self.readable = len == chunk.space().len() || self.hung_up;
+                chunk.set_len(len);
+                Step::Yield { last: false, outcome: Outcome::Received(chunk) }
+            }
+            Err(error) => match Errno::from_io(&error) {
+                Errno(libc::EAGAIN) => {
+                    self.readable = false;
+                    Step::Blocked
+                }
+                Errno(libc::EINTR) => Step::Again,
+                errno => Step::Yield { last: true, outcome: Outcome::ReceiveFailed(errno) },
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Epoll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Epoll({} runnable, {:?})", self.runnable.len(), self.pool)
+    }
+}
+
+/// The waker's registration: no handle has these bits.
+const WAKER_KEY: u64 = Handle::NONE.to_bits();
+
+/// Steps that one socket may take in one wait, as many as a multishot receive takes in a go.
+const PASSES_MAX: usize = 32;
+
+/// Completions after which a wait returns, so that one turn stays short.
+const BATCH_MAX: usize = 1024;

@@ -1,0 +1,105 @@
+//! The driver that a `Netlib` really has: one of the two, behind one `match`.
+//!
+//! Also decides which: [`Auto::start`] tries io_uring and says why when epoll takes over.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::SockAddr;
+
+use super::uring::Uring;
+use super::{Completion, Driver, DriverCounters, End, Family, Ops, Waker};
+use crate::error::{BuildError, UringError};
+use crate::event::Handle;
+use crate::fallback::Epoll;
+use crate::options::{Backend, Options};
+
+#[derive(Debug)]
+pub(crate) enum Auto {
+    Uring(Box<Uring>),
+    Epoll(Box<Epoll>),
+}
+
+impl Auto {
+    /// The driver that the options ask for, and why it is not io_uring when that was tried.
+    pub(crate) fn start(options: &Options) -> Result<(Self, Option<UringError>), BuildError> {
+        let epoll = |options| Epoll::new(options).map(Box::new).map_err(BuildError::System);
+        match options.backend {
+            Backend::Epoll => Ok((Self::Epoll(epoll(options)?), None)),
+            Backend::Uring => {
+                let uring = Uring::new(options).map_err(BuildError::Uring)?;
+                Ok((Self::Uring(Box::new(uring)), None))
+            }
+            Backend::Auto => match Uring::new(options) {
+                Ok(uring) => Ok((Self::Uring(Box::new(uring)), None)),
+                Err(reason) => {
+                    eprintln!("uring-netlib: using epoll, because {reason}");
+                    Ok((Self::Epoll(epoll(options)?), Some(reason)))
+                }
+            },
+        }
+    }
+}
+
+/// Passes a call on to whichever driver it is.
+macro_rules! either {
+    ($self:ident, $driver:ident => $call:expr) => {
+        match $self {
+            Auto::Uring($driver) => $call,
+            Auto::Epoll($driver) => $call,
+        }
+    };
+}
+
+impl Driver for Auto {
+    fn adopt(&mut self, socket: OwnedFd, family: Family, handle: Handle) -> io::Result<()> {
+        either!(self, driver => driver.adopt(socket, family, handle))
+    }
+
+    fn accept(&mut self, handle: Handle) {
+        either!(self, driver => driver.accept(handle));
+    }
+
+    fn connect(&mut self, handle: Handle, peer: SockAddr) {
+        either!(self, driver => driver.connect(handle, peer));
+    }
+
+    fn receive(&mut self, handle: Handle) {
+        either!(self, driver => driver.receive(handle));
+    }
+
+    fn send(&mut self, handle: Handle, bytes: Vec<u8>) {
+        either!(self, driver => driver.send(handle, bytes));
+    }
+
+    fn end(&mut self, handle: Handle, end: End) {
+        either!(self, driver => driver.end(handle, end));
+    }
+
+    fn cancel(&mut self, handle: Handle, ops: Ops) {
+        either!(self, driver => driver.cancel(handle, ops));
+    }
+
+    fn close(&mut self, handle: Handle) {
+        either!(self, driver => driver.close(handle));
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
+        either!(self, driver => driver.wait(timeout, batch))
+    }
+
+    fn waker(&self) -> Waker {
+        either!(self, driver => driver.waker())
+    }
+
+    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
+        either!(self, driver => driver.socket(handle))
+    }
+
+    fn counters(&self) -> DriverCounters {
+        either!(self, driver => driver.counters())
+    }
+}

@@ -1,0 +1,506 @@
+//! The contract D1 to D10, checked on every driver: the ring, the ring without one feature or
+//! another, and epoll. D10 needs a process short of descriptors: see `tests/limits.rs`.
+
+#![forbid(unsafe_code)]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::{Auto, Completion, Driver, End, Family, Op, Ops, Outcome};
+use crate::error::Errno;
+use crate::event::Handle;
+use crate::options::{Backend, Options};
+
+/// What the ring driver is run without, each once: the paths of older kernels.
+const MASKS: [&str; 6] = [
+    "",
+    "receive_multi",
+    "accept_multi,receive_multi",
+    "defer_taskrun",
+    "single_issuer,coop_taskrun,submit_all,no_sqarray,no_iowait",
+    "accept_multi,receive_multi,single_issuer,coop_taskrun,submit_all,no_sqarray,no_iowait",
+];
+
+/// Runs a rule's check on a new driver of each kind.
+fn on_every_driver(options: Options, check: impl Fn(&mut Rig)) {
+    let masked =
+        MASKS.map(|mask| options.clone().backend(Backend::Uring).mask(mask.parse().unwrap()));
+    for options in masked.into_iter().chain([options.backend(Backend::Epoll)]) {
+        let (driver, _) = Auto::start(&options).unwrap();
+        println!("on {driver:?}");
+        let mut rig = Rig { driver, seen: Vec::new(), made: 0, ended: Vec::new() };
+        check(&mut rig);
+        rig.expect_conservation();
+    }
+}
+
+/// A driver under test, with what it has yielded so far.
+struct Rig {
+    driver: Auto,
+    seen: Vec<Completion>,
+    made: u32,
+    /// Operations whose last completion came.
+    ended: Vec<(Handle, Op)>,
+}
+
+impl Rig {
+    fn adopt(&mut self, socket: impl Into<std::os::fd::OwnedFd>) -> Handle {
+        self.adopt_as(socket, Family::Inet)
+    }
+
+    fn adopt_as(&mut self, socket: impl Into<std::os::fd::OwnedFd>, family: Family) -> Handle {
+        let handle = Handle::new(self.made, 1);
+        self.made += 1;
+        self.driver.adopt(socket.into(), family, handle).unwrap();
+        handle
+    }
+
+    /// A connected pair: one end for the driver, one for the test.
+    fn tcp_pair(&mut self) -> (Handle, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_read_timeout(Some(LIMIT)).unwrap();
+        (self.adopt(listener.accept().unwrap().0), peer)
+    }
+
+    fn listener(&mut self) -> (Handle, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        (self.adopt(listener), address)
+    }
+
+    /// One wait, with its completions checked for what no driver may do.
+    fn wait(&mut self, timeout: Duration) {
+        let mut batch = Vec::new();
+        self.driver.wait(Some(timeout), &mut batch).unwrap();
+        for completion in batch {
+            let key = (completion.handle, completion.outcome.op());
+            assert!(!self.ended.contains(&key), "D1: {completion:?} after the last");
+            if completion.last {
+                self.ended.push(key);
+            }
+            self.seen.push(completion);
+        }
+    }
+
+    /// Says that an operation which had ended was submitted again.
+    fn resubmit(&mut self, handle: Handle, op: Op) {
+        self.ended.retain(|key| *key != (handle, op));
+        match op {
+            Op::Accept => self.driver.accept(handle),
+            Op::Receive => self.driver.receive(handle),
+            _ => unreachable!("only those are armed"),
+        }
+    }
+
+    /// Waits until `find` takes something out of what was seen.
+    fn until<T>(
+        &mut self,
+        what: &str,
+        mut find: impl FnMut(&mut Vec<Completion>) -> Option<T>,
+    ) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = find(&mut self.seen) {
+                return found;
+            }
+            assert!(start.elapsed() < LIMIT, "no {what}; seen {:?}", self.seen);
+            self.wait(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits for the last completion of an operation.
+    fn last_of(&mut self, handle: Handle, op: Op) -> Outcome {
+        self.until("last completion", |seen| {
+            let is_it =
+                |one: &Completion| one.last && one.handle == handle && one.outcome.op() == op;
+            seen.iter().position(is_it).map(|position| seen.remove(position).outcome)
+        })
+    }
+
+    /// Receives until `len` bytes are there or the stream has ended, armed again where it ended
+    /// early, and says whether it has ended.
+    fn receive(&mut self, handle: Handle, bytes: &mut Vec<u8>, len: usize) -> bool {
+        loop {
+            let (outcome, last) = self.until("received bytes", |seen| {
+                let is_it =
+                    |one: &Completion| one.handle == handle && one.outcome.op() == Op::Receive;
+                let position = seen.iter().position(is_it)?;
+                let one = seen.remove(position);
+                Some((one.outcome, one.last))
+            });
+            let is_end = matches!(outcome, Outcome::EndOfStream);
+            match outcome {
+                Outcome::Received(chunk) => bytes.extend_from_slice(&chunk),
+                Outcome::EndOfStream | Outcome::NoBuffers => assert!(last),
+                other => panic!("D6: {other:?} instead of bytes"),
+            }
+            if is_end || bytes.len() >= len {
+                return is_end;
+            }
+            if last && self.ended.contains(&(handle, Op::Receive)) {
+                self.resubmit(handle, Op::Receive);
+            }
+        }
+    }
+
+    fn accepted(&mut self, listener: Handle) -> TcpStream {
+        let (socket, last) = self.until("client", |seen| {
+            let position =
+                seen.iter().position(|one| matches!(one.outcome, Outcome::Accepted(_)))?;
+            let one = seen.remove(position);
+            assert_eq!(one.handle, listener);
+            let Outcome::Accepted(socket) = one.outcome else { unreachable!() };
+            Some((socket, one.last))
+        });
+        if last {
+            self.resubmit(listener, Op::Accept);
+        }
+        socket.into()
+    }
+
+    /// Every buffer is free, with the kernel, or lent to a completion that was seen.
+    fn expect_conservation(&mut self) {
+        self.seen.clear();
+        let counters = self.driver.counters();
+        assert_eq!(counters.buffers_lent, 0, "a buffer is neither free nor the kernel's");
+    }
+}
+
+/// D1, D4: an accept and a receive stay armed for many, and have one last completion.
+#[test]
+fn armed_operations_yield_many_and_end_once() {
+    on_every_driver(Options::new(), |rig| {
+        let (listener, address) = rig.listener();
+        rig.driver.accept(listener);
+        let clients: Vec<TcpStream> =
+            (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for _ in &clients {
+            drop(rig.accepted(listener));
+        }
+        let (handle, mut peer) = rig.tcp_pair();
+        rig.driver.receive(handle);
+        for round in 0..20u8 {
+            peer.write_all(&[round; 100]).unwrap();
+            let mut bytes = Vec::new();
+            assert!(!rig.receive(handle, &mut bytes, 100));
+            assert_eq!(bytes, [round; 100]);
+            if rig.ended.contains(&(handle, Op::Receive)) {
+                rig.resubmit(handle, Op::Receive);
+            }
+        }
+        rig.driver.cancel(listener, Ops::ALL);
+        rig.driver.cancel(handle, Ops::ALL);
+        assert!(matches!(rig.last_of(listener, Op::Accept), Outcome::AcceptFailed(_)));
+        assert!(matches!(rig.last_of(handle, Op::Receive), Outcome::ReceiveFailed(_)));
+        rig.driver.close(listener);
+        rig.driver.close(handle);
+        for _ in 0..3 {
+            rig.wait(Duration::ZERO);
+        }
+        assert!(rig.seen.is_empty(), "D1: {:?}", rig.seen);
+    });
+}
+
+/// D2: a cancelled operation still has its last completion, whatever kind it is.
+#[test]
+fn cancelling_is_followed_by_a_last_completion() {
+    on_every_driver(Options::new(), |rig| {
+        let (listener, _) = rig.listener();
+        rig.driver.accept(listener);
+        let (handle, _peer) = rig.tcp_pair();
+        rig.driver.receive(handle);
+        rig.driver.send(handle, vec![7; 64 << 20]);
+        let (connecting, _full) = connecting(rig);
+        rig.wait(Duration::from_millis(10));
+        for target in [listener, handle, connecting] {
+            rig.driver.cancel(target, Ops::ALL);
+        }
+        let cancelled = Errno::CANCELLED;
+        let Outcome::AcceptFailed(errno) = rig.last_of(listener, Op::Accept) else { panic!() };
+        assert_eq!(errno, cancelled);
+        let Outcome::ReceiveFailed(errno) = rig.last_of(handle, Op::Receive) else { panic!() };
+        assert_eq!(errno, cancelled);
+        let Outcome::SendFailed(errno, bytes) = rig.last_of(handle, Op::Send) else { panic!() };
+        assert_eq!((errno, bytes.len()), (cancelled, 64 << 20), "D5: the bytes come back");
+        let Outcome::ConnectFailed(errno) = rig.last_of(connecting, Op::Connect) else { panic!() };
+        assert_eq!(errno, cancelled);
+        rig.driver.cancel(handle, Ops::ALL);
+        rig.wait(Duration::ZERO);
+        assert!(rig.seen.is_empty(), "nothing was outstanding: {:?}", rig.seen);
+    });
+}
+
+/// An attempt to connect that nobody will answer: the listener's queue is full.
+fn connecting(rig: &mut Rig) -> (Handle, (Socket, Vec<Socket>)) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let fill = |_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&address);
+        socket
+    };
+    let clients = (0..4).map(fill).collect();
+    let handle = rig.adopt(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
+    rig.driver.connect(handle, address);
+    (handle, (listener, clients))
+}
+
+/// D3: nothing is yielded but by `wait`, even for what could complete at once.
+#[test]
+fn nothing_completes_inside_a_submitting_call() {
+    // More requests than the queue has places, so that submitting must empty it in between.
+    on_every_driver(Options::new().ring_entries(8), |rig| {
+        let pairs: Vec<_> = (0..40).map(|_| rig.tcp_pair()).collect();
+        for (handle, peer) in &pairs {
+            let mut peer: &TcpStream = peer;
+            peer.write_all(b"early").unwrap();
+            rig.driver.receive(*handle);
+            rig.driver.send(*handle, b"bytes".to_vec());
+        }
+        assert!(rig.seen.is_empty());
+        for (handle, _) in &pairs {
+            let mut bytes = Vec::new();
+            rig.receive(*handle, &mut bytes, 5);
+            assert_eq!(bytes, b"early");
+            assert!(matches!(rig.last_of(*handle, Op::Send), Outcome::Sent(_)));
+        }
+    });
+}
+
+/// D4: a second operation of one kind on one handle is our bug, and is told so.
+#[test]
+#[should_panic(expected = "D4: one Receive per handle")]
+fn a_second_receive_is_a_bug() {
+    let (mut driver, _) = Auto::start(&Options::new().backend(Backend::Epoll)).unwrap();
+    let handle = Handle::new(0, 1);
+    driver.adopt(UnixStream::pair().unwrap().0.into(), Family::Unix, handle).unwrap();
+    driver.receive(handle);
+    driver.receive(handle);
+}
+
+/// D5: a send completes once, for all of its bytes, however slowly the peer reads.
+#[test]
+fn a_send_completes_once_for_all_bytes() {
+    on_every_driver(Options::new(), |rig| {
+        let (handle, mut peer) = rig.tcp_pair();
+        let bytes: Vec<u8> = (0..8u32 << 20).map(|n| (n % 251) as u8).collect();
+        let expected = bytes.clone();
+        let reader = thread::spawn(move || {
+            let mut received = vec![0; expected.len()];
+            peer.read_exact(&mut received).unwrap();
+            assert!(received == expected, "D5: bytes differ");
+            peer
+        });
+        rig.driver.send(handle, bytes);
+        let Outcome::Sent(bytes) = rig.last_of(handle, Op::Send) else { panic!() };
+        assert_eq!(bytes.len(), 8 << 20);
+        drop(reader.join().unwrap());
+    });
+}
+
+/// D5: a send to a peer that is gone fails, without SIGPIPE, and its bytes come back.
+#[test]
+fn a_failed_send_gives_the_bytes_back() {
+    on_every_driver(Options::new(), |rig| {
+        let (handle, peer) = rig.tcp_pair();
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        for _ in 0..3 {
+            rig.driver.send(handle, vec![1; 100]);
+            let Outcome::SendFailed(errno, bytes) = rig.last_of(handle, Op::Send) else {
+                panic!("a reset connection takes no bytes")
+            };
+            assert!(matches!(errno.0, libc::EPIPE | libc::ECONNRESET), "{errno}");
+            assert_eq!(bytes.len(), 100);
+            rig.ended.clear();
+        }
+    });
+}
+
+/// D6: bytes arrive in order and the end of the stream after all of them, also when data and FIN
+/// come together, on TCP and on Unix-domain sockets.
+#[test]
+fn the_end_comes_after_all_bytes() {
+    on_every_driver(Options::new().pool(4, 512), |rig| {
+        let expected: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
+        let (tcp, mut peer) = rig.tcp_pair();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let unix = rig.adopt_as(near, Family::Unix);
+        let sent = expected.clone();
+        let writer = thread::spawn(move || {
+            peer.write_all(&sent).unwrap();
+            far.write_all(&sent).unwrap();
+        });
+        for handle in [tcp, unix] {
+            rig.driver.receive(handle);
+            let mut bytes = Vec::new();
+            assert!(rig.receive(handle, &mut bytes, usize::MAX), "D6: the end comes");
+            assert!(bytes == expected, "D6: {} bytes of {}", bytes.len(), expected.len());
+        }
+        writer.join().unwrap();
+        let (handle, mut peer) = rig.tcp_pair();
+        peer.write_all(b"last words").unwrap();
+        drop(peer);
+        rig.driver.receive(handle);
+        let mut bytes = Vec::new();
+        assert!(rig.receive(handle, &mut bytes, usize::MAX));
+        assert_eq!(bytes, b"last words");
+    });
+}
+
+/// D6: with the sending side ended, what arrived before is still received, and then the end.
+#[test]
+fn ending_both_sides_delivers_what_arrived() {
+    on_every_driver(Options::new(), |rig| {
+        let (handle, mut peer) = rig.tcp_pair();
+        peer.write_all(b"before").unwrap();
+        rig.driver.end(handle, End::Both);
+        rig.driver.receive(handle);
+        let mut bytes = Vec::new();
+        assert!(rig.receive(handle, &mut bytes, usize::MAX));
+        assert_eq!(bytes, b"before");
+    });
+}
+
+/// D7: without a free buffer a receive ends with that, loses nothing, and goes on later.
+#[test]
+fn without_buffers_nothing_is_lost() {
+    on_every_driver(Options::new().pool(2, 64), |rig| {
+        let (handle, mut peer) = rig.tcp_pair();
+        let expected: Vec<u8> = (0..1000u32).map(|n| (n % 251) as u8).collect();
+        peer.write_all(&expected).unwrap();
+        rig.driver.receive(handle);
+        // What was seen keeps its chunks, so the third piece finds no buffer.
+        let start = Instant::now();
+        while !rig.seen.iter().any(|one| matches!(one.outcome, Outcome::NoBuffers)) {
+            assert!(start.elapsed() < LIMIT, "D7: no end; seen {:?}", rig.seen);
+            if rig.ended.contains(&(handle, Op::Receive)) {
+                rig.resubmit(handle, Op::Receive);
+            }
+            rig.wait(Duration::from_millis(50));
+        }
+        let mut bytes = Vec::new();
+        rig.receive(handle, &mut bytes, expected.len());
+        assert!(bytes == expected, "D7: {} bytes of {}", bytes.len(), expected.len());
+    });
+}
+
+/// D8: a wait of zero does not block, and a waker ends a wait from another thread.
+#[test]
+fn a_waker_ends_a_wait() {
+    on_every_driver(Options::new(), |rig| {
+        let start = Instant::now();
+        rig.wait(Duration::ZERO);
+        assert!(start.elapsed() < Duration::from_secs(1));
+        for _ in 0..3 {
+            let waker = rig.driver.waker();
+            let thread = thread::spawn(move || waker.wake());
+            rig.driver.wait(None, &mut Vec::new()).unwrap();
+            thread.join().unwrap();
+        }
+        // One that was fired before counts as well, and many count once.
+        let before = rig.driver.counters().wakeups;
+        rig.driver.waker().wake();
+        rig.driver.waker().wake();
+        rig.driver.wait(None, &mut Vec::new()).unwrap();
+        assert_eq!(rig.driver.counters().wakeups, before + 1);
+    });
+}
+
+/// A wait lasts for its time. A signal, or the end of another ring, may cut one short, but waiting
+/// for the rest must not become spinning.
+#[test]
+fn a_wait_lasts_for_its_time() {
+    on_every_driver(Options::new(), |rig| {
+        rig.wait(Duration::ZERO);
+        let (start, mut waits) = (Instant::now(), 0);
+        while let Some(rest) = Duration::from_millis(30).checked_sub(start.elapsed()) {
+            rig.wait(rest);
+            waits += 1;
+        }
+        assert!(waits <= 4, "{waits} waits in 30 ms");
+    });
+}
+
+/// D9: a driver can be dropped with everything in flight; its ports and peers are free after it.
+#[test]
+fn a_driver_is_dropped_with_everything_in_flight() {
+    on_every_driver(Options::new(), |rig| {
+        let (listener, address) = rig.listener();
+        rig.driver.accept(listener);
+        let (handle, mut peer) = rig.tcp_pair();
+        rig.driver.receive(handle);
+        rig.driver.send(handle, vec![7; 64 << 20]);
+        let (_connecting, _full) = connecting(rig);
+        rig.wait(Duration::from_millis(10));
+        let (next, _) = Auto::start(&Options::new().backend(Backend::Epoll)).unwrap();
+        drop(std::mem::replace(&mut rig.driver, next));
+        TcpListener::bind(address).expect("D9: the listener is gone");
+        let mut rest = Vec::new();
+        let ended = peer.read_to_end(&mut rest);
+        assert!(
+            ended.is_ok()
+                || ended.is_err_and(|error| error.raw_os_error() == Some(libc::ECONNRESET))
+        );
+        rig.seen.clear();
+    });
+}
+
+/// A refused connect says so; a served one connects.
+#[test]
+fn a_connect_tells_how_it_went() {
+    on_every_driver(Options::new(), |rig| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let handle = rig.adopt(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
+        rig.driver.connect(handle, address.into());
+        assert!(matches!(rig.last_of(handle, Op::Connect), Outcome::Connected));
+        drop(listener);
+        let handle = rig.adopt(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
+        rig.driver.connect(handle, address.into());
+        let Outcome::ConnectFailed(errno) = rig.last_of(handle, Op::Connect) else { panic!() };
+        assert_eq!(errno, Errno(libc::ECONNREFUSED));
+    });
+}
+
+/// Many sockets with data at once each get their turn.
+#[test]
+fn no_socket_starves_another() {
+    on_every_driver(Options::new().pool(8, 256), |rig| {
+        let mut pairs: Vec<_> = (0..20).map(|_| rig.tcp_pair()).collect();
+        for (handle, peer) in &mut pairs {
+            peer.write_all(&[handle.index() as u8; 4096]).unwrap();
+        }
+        for (handle, _) in &pairs {
+            rig.driver.receive(*handle);
+        }
+        let mut received = vec![0; pairs.len()];
+        let start = Instant::now();
+        while received.iter().any(|count| *count < 4096) {
+            assert!(start.elapsed() < LIMIT, "{received:?}");
+            rig.wait(Duration::from_millis(50));
+            for one in std::mem::take(&mut rig.seen) {
+                if let Outcome::Received(chunk) = &one.outcome {
+                    received[one.handle.index() as usize] += chunk.len();
+                }
+                let (handle, last) = (one.handle, one.last);
+                drop(one);
+                if last {
+                    rig.resubmit(handle, Op::Receive);
+                }
+            }
+        }
+    });
+}
+
+/// How long anything may take before a test gives up.
+const LIMIT: Duration = Duration::from_secs(5);

@@ -1,0 +1,170 @@
+//! The one seam: operations go in, completions come out, and nothing else crosses.
+//!
+//! A driver owns everything that the kernel can see: descriptors, bytes in flight, the buffer
+//! pool. Above it there is no readiness and no system call on a socket in use; below it there are
+//! no connections, PDUs or callbacks. Read [`Driver`] next, then `uring/` and the `fallback/`
+//! folder, which keep the same contract, checked by `conformance.rs`.
+//!
+//! # The contract
+//!
+//! - **D1** Every submitted operation yields exactly one *last* completion; an accept and a
+//!   receive stay armed and may yield others before it.
+//! - **D2** After [`cancel`](Driver::cancel) the last completion still comes: with the real
+//!   outcome, or with `ECANCELED`.
+//! - **D3** Nothing completes inside a submitting call; only [`wait`](Driver::wait) yields.
+//! - **D4** At most one accept or connect, one receive and one send are outstanding per handle.
+//! - **D5** A send completes once: for all of its bytes, or with a failure. Short writes are the
+//!   driver's business. Either way the bytes come back, to be used again.
+//! - **D6** Bytes of one socket arrive in order; the end of the stream comes after all of them,
+//!   once.
+//! - **D7** With no buffer free a receive ends with `NoBuffers`, and nothing is lost. It may be
+//!   submitted again once buffers came back, and then it makes progress.
+//! - **D8** A `wait` of zero never blocks; a fired waker ends a `wait`.
+//! - **D9** Dropping a driver frees no memory that the kernel may still touch: it drains, and
+//!   past a deadline it leaks.
+//! - **D10** Out of descriptors, an accept ends with that error, and the client who knocked stays
+//!   in the listener's queue for the accept that follows.
+
+mod auto;
+pub(crate) mod buf_ring;
+#[cfg(test)]
+mod conformance;
+pub(crate) mod pool;
+pub(crate) mod slots;
+pub(crate) mod token;
+pub(crate) mod uring;
+pub(crate) mod waker;
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::{SockAddr, SockRef};
+
+use crate::error::Errno;
+use crate::event::Handle;
+
+pub(crate) use auto::Auto;
+pub(crate) use pool::Chunk;
+pub(crate) use token::{Op, Ops};
+pub(crate) use waker::Waker;
+
+/// Accepts operations and later yields their completions; the contract stands above.
+///
+/// Handles are given out by the reactor. All calls for one go to the socket that it adopted last.
+pub(crate) trait Driver {
+    /// Takes a socket over: from here on the driver owns the descriptor. On failure it is closed,
+    /// and the handle stays free.
+    fn adopt(&mut self, socket: OwnedFd, family: Family, handle: Handle) -> io::Result<()>;
+    /// Accepts clients until it fails or is cancelled.
+    fn accept(&mut self, handle: Handle);
+    /// Connects once.
+    fn connect(&mut self, handle: Handle, peer: SockAddr);
+    /// Receives into pool buffers until the stream ends, buffers run out, or it is cancelled.
+    fn receive(&mut self, handle: Handle);
+    /// Sends all of the bytes, which are not empty.
+    fn send(&mut self, handle: Handle, bytes: Vec<u8>);
+    /// Ends a side of the connection, or says how its close shall end it. A socket that is not
+    /// connected any more is left alone.
+    fn end(&mut self, handle: Handle, end: End);
+    /// Asks those of the operations that are outstanding to end.
+    fn cancel(&mut self, handle: Handle, ops: Ops);
+    /// Closes the descriptor; nothing may be outstanding.
+    fn close(&mut self, handle: Handle);
+    /// Submits what is due, waits for a completion, the waker or the timeout, and yields what
+    /// there is. `None` waits without a limit.
+    fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()>;
+    /// Ends a `wait` from any thread.
+    fn waker(&self) -> Waker;
+    /// The socket itself, for options and names; `None` when none is adopted.
+    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>>;
+    /// What it has counted.
+    fn counters(&self) -> DriverCounters;
+}
+
+/// The kind of a socket, as far as drivers treat kinds apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Inet,
+    Unix,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The peer sees the end of the stream after all that was sent; receiving goes on.
+    Write,
+    /// Nothing is sent any more, and receiving ends after what has arrived.
+    Both,
+    /// Nothing changes yet, but the close will be a reset.
+    Reset,
+}
+
+impl End {
+    /// Does it to a socket. A failure says that the connection is gone already.
+    pub(crate) fn apply(self, socket: BorrowedFd<'_>) {
+        let socket = SockRef::from(&socket);
+        let _ = match self {
+            Self::Write => socket.shutdown(Shutdown::Write),
+            Self::Both => socket.shutdown(Shutdown::Both),
+            Self::Reset => socket.set_linger(Some(Duration::ZERO)),
+        };
+    }
+}
+
+/// One outcome of one operation.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) handle: Handle,
+    /// Whether the operation is over (D1).
+    pub(crate) last: bool,
+    pub(crate) outcome: Outcome,
+}
+
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// A client; a completion nobody wants closes it by being dropped.
+    Accepted(OwnedFd),
+    AcceptFailed(Errno),
+    Connected,
+    ConnectFailed(Errno),
+    Received(Chunk),
+    EndOfStream,
+    NoBuffers,
+    ReceiveFailed(Errno),
+    /// The bytes come back, for their memory.
+    Sent(Vec<u8>),
+    SendFailed(Errno, Vec<u8>),
+}
+
+impl Outcome {
+    /// Which operation it belongs to.
+    pub(crate) const fn op(&self) -> Op {
+        match self {
+            Self::Accepted(_) | Self::AcceptFailed(_) => Op::Accept,
+            Self::Connected | Self::ConnectFailed(_) => Op::Connect,
+            Self::Received(_) | Self::EndOfStream | Self::NoBuffers | Self::ReceiveFailed(_) => {
+                Op::Receive
+            }
+            Self::Sent(_) | Self::SendFailed(..) => Op::Send,
+        }
+    }
+}
+
+/// Plain counts since the driver was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DriverCounters {
+    /// Calls that submitted or waited: `io_uring_enter`, or `epoll_wait`.
+    pub(crate) waits: u64,
+    /// Requests to send, short writes' remainders included.
+    pub(crate) sends: u64,
+    /// Waker wake-ups.
+    pub(crate) wakeups: u64,
+    /// Times the kernel could not post completions at once.
+    pub(crate) overflows: u64,
+    /// Buffers free, with the kernel, and lent: their sum never changes.
+    pub(crate) buffers_free: u32,
+    pub(crate) buffers_kernel: u32,
+    pub(crate) buffers_lent: u32,
+}

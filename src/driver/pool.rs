@@ -1,0 +1,189 @@
+//! Receive buffers of one driver: one block of memory, cut into buffers of one size.
+//!
+//! A buffer is free, with the kernel, or lent as a [`Chunk`]; a chunk gives its buffer back when
+//! it is dropped. No chunk outlives the dispatch of its completion (I6), so the pool is bounded by
+//! one batch and not by slow users. The memory lives until the last chunk is gone.
+
+#![expect(unsafe_code, reason = "buffers change hands with the kernel")]
+
+use std::alloc::{self, Layout};
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::slice;
+
+#[derive(Clone)]
+pub(crate) struct Pool {
+    region: Rc<Region>,
+}
+
+struct Region {
+    memory: NonNull<u8>,
+    layout: Layout,
+    buffer_len: usize,
+    count: u16,
+    /// The free ones. Last in, first out: the buffer that is still warm goes next.
+    free: RefCell<Vec<u16>>,
+}
+
+impl Pool {
+    pub(crate) fn new(count: u16, buffer_len: u32) -> Self {
+        let buffer_len = buffer_len as usize;
+        let layout = Layout::from_size_align(usize::from(count) * buffer_len, PAGE)
+            .expect("Options: 32768 buffers of 1 MiB fit into an address space");
+        assert!(layout.size() > 0, "Options: a pool has buffers, and they have bytes");
+        // SAFETY: the layout's size is not zero, by the assertion above.
+        let memory = unsafe { alloc::alloc_zeroed(layout) };
+        let Some(memory) = NonNull::new(memory) else { alloc::handle_alloc_error(layout) };
+        let free = RefCell::new((0..count).rev().collect());
+        Self { region: Rc::new(Region { memory, layout, buffer_len, count, free }) }
+    }
+
+    /// A free buffer, as an empty chunk to be filled.
+    pub(crate) fn take(&self) -> Option<Chunk> {
+        let id = self.region.free.borrow_mut().pop()?;
+        Some(Chunk { region: Rc::clone(&self.region), id, len: 0 })
+    }
+
+    /// Takes a free buffer out for the kernel: its id, and where it is.
+    pub(crate) fn give_to_kernel(&self) -> Option<(u16, *mut u8)> {
+        let id = self.region.free.borrow_mut().pop()?;
+        Some((id, self.region.address(id)))
+    }
+
+    /// The chunk that the kernel filled: `len` bytes of a buffer that was given to it.
+    pub(crate) fn claim(&self, id: u16, len: u32) -> Chunk {
+        assert!(id < self.region.count, "the kernel returns only ids that it was given");
+        assert!(len as usize <= self.region.buffer_len, "the kernel stays within a buffer");
+        Chunk { region: Rc::clone(&self.region), id, len }
+    }
+
+    pub(crate) fn buffer_len(&self) -> usize {
+        self.region.buffer_len
+    }
+
+    pub(crate) fn count(&self) -> u16 {
+        self.region.count
+    }
+
+    pub(crate) fn free_count(&self) -> usize {
+        self.region.free.borrow().len()
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, len, free) = (self.count(), self.buffer_len(), self.free_count());
+        write!(f, "Pool({count} of {len} bytes, {free} free)")
+    }
+}
+
+impl Region {
+    fn address(&self, id: u16) -> *mut u8 {
+        assert!(id < self.count, "a buffer's id is below the count");
+        self.memory.as_ptr().wrapping_add(usize::from(id) * self.buffer_len)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `Pool::new` with this very layout. Nobody points into it any more:
+        // chunks hold the region alive, and a driver keeps its pool until the kernel is done (D9).
+        unsafe { alloc::dealloc(self.memory.as_ptr(), self.layout) };
+    }
+}
+
+/// One received buffer, lent. Dropping it gives the buffer back.
+pub(crate) struct Chunk {
+    region: Rc<Region>,
+    id: u16,
+    len: u32,
+}
+
+impl Chunk {
+    /// The whole buffer, to be written to.
+    pub(crate) fn space(&mut self) -> &mut [u8] {
+        let address = self.region.address(self.id);
+        // SAFETY: `address` starts one buffer of `buffer_len` initialised bytes inside the region,
+        // which this chunk keeps alive. A buffer is free, the kernel's or in one chunk, and ids
+        // change hands by move, so nobody else reads or writes it during this borrow.
+        unsafe { slice::from_raw_parts_mut(address, self.region.buffer_len) }
+    }
+
+    /// Says how many bytes of the space were written.
+    pub(crate) fn set_len(&mut self, len: usize) {
+        assert!(len <= self.region.buffer_len, "a chunk is at most one buffer long");
+        self.len = u32::try_from(len).expect("Options: a buffer is at most 1 MiB long");
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let address = self.region.address(self.id);
+        // SAFETY: as in `space`; `len` was checked against the buffer's length when it was set.
+        unsafe { slice::from_raw_parts(address, self.len as usize) }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.region.free.borrow_mut().push(self.id);
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chunk({} bytes)", self.len)
+    }
+}
+
+/// Alignment of the block: buffers of a page start at a page.
+const PAGE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every buffer is lent at most once, holds its own bytes, and comes back when dropped.
+    #[test]
+    fn a_buffer_is_lent_once_and_comes_back() {
+        let pool = Pool::new(3, 64);
+        let mut lent: Vec<Chunk> = (0..3).map(|_| pool.take().unwrap()).collect();
+        assert!(pool.take().is_none());
+        for (mark, chunk) in (1u8..).zip(&mut lent) {
+            chunk.space().fill(mark);
+            chunk.set_len(usize::from(mark));
+        }
+        for (mark, chunk) in (1u8..).zip(&lent) {
+            assert_eq!(**chunk, vec![mark; usize::from(mark)][..]);
+        }
+        lent.pop();
+        assert_eq!(pool.free_count(), 1);
+        drop(lent);
+        assert_eq!(pool.free_count(), 3);
+    }
+
+    /// A chunk keeps its memory alive, even when the pool is gone.
+    #[test]
+    fn a_chunk_outlives_its_pool() {
+        let pool = Pool::new(1, 64);
+        let mut chunk = pool.take().unwrap();
+        drop(pool);
+        chunk.space()[0] = 7;
+        chunk.set_len(1);
+        assert_eq!(*chunk, [7]);
+    }
+
+    /// The kernel cannot make us read past a buffer.
+    #[test]
+    #[should_panic(expected = "within a buffer")]
+    fn a_length_past_the_buffer_is_refused() {
+        let pool = Pool::new(1, 64);
+        let (id, _) = pool.give_to_kernel().unwrap();
+        drop(pool.claim(id, 65));
+    }
+}

@@ -1,0 +1,159 @@
+//! What a completion of the ring means: from `user_data`, `res` and `flags` to an outcome.
+//!
+//! Trusts no completion to be expected. One whose request is not outstanding is dropped, after
+//! whatever it carries (a buffer, an accepted descriptor) was taken care of.
+
+use io_uring::cqueue;
+
+use super::super::token::Token;
+use super::super::{Chunk, Completion, Op, Outcome};
+use super::Uring;
+use crate::error::Errno;
+use crate::event::Handle;
+use crate::options::Feature;
+use crate::sys;
+
+/// One completion, taken apart.
+struct Answer {
+    handle: Handle,
+    result: i32,
+    /// No F_MORE: the request is over, whatever the result is.
+    is_last: bool,
+    chunk: Option<Chunk>,
+}
+
+impl Uring {
+    pub(super) fn complete(&mut self, entry: &cqueue::Entry, batch: &mut Vec<Completion>) {
+        let token = Token::from_bits(entry.user_data());
+        let is_last = !cqueue::more(entry.flags());
+        if is_last {
+            self.in_flight -= 1;
+        }
+        let len = u32::try_from(entry.result()).unwrap_or(0);
+        // A buffer is ours again even when the completion brings no bytes.
+        let chunk = cqueue::buffer_select(entry.flags()).map(|id| self.buffers.claim(id, len));
+        let answer = Answer { handle: token.handle(), result: entry.result(), is_last, chunk };
+        let outcome = match token.op() {
+            Some(Op::Accept) => self.complete_accept(&answer),
+            Some(Op::Connect) => self.complete_connect(&answer),
+            Some(Op::Receive) => return self.complete_receive(answer, batch),
+            Some(Op::Send) => self.complete_send(&answer),
+            Some(Op::Wake) => return self.complete_wake(),
+            Some(Op::Cancel) | None => return,
+        };
+        if let Some(outcome) = outcome {
+            batch.push(Completion { handle: token.handle(), last: is_last, outcome });
+        }
+    }
+
+    /// Whether the request that an answer belongs to is outstanding; notes it when it is over.
+    fn settle(&mut self, op: Op, answer: &Answer) -> bool {
+        let Some(slot) = self.slots.find_mut(answer.handle) else { return false };
+        let is_expected = slot.outstanding.has(op);
+        if is_expected && answer.is_last {
+            slot.end(op);
+        }
+        is_expected
+    }
+
+    fn complete_accept(&mut self, answer: &Answer) -> Option<Outcome> {
+        let client = sys::accepted_descriptor(answer.result);
+        let was_cancelled = self.was_cancelled(Op::Accept, answer.handle);
+        if !self.settle(Op::Accept, answer) {
+            return None;
+        }
+        if let Some(client) = client {
+            return Some(Outcome::Accepted(client));
+        }
+        let errno = Errno(-answer.result);
+        if self.degrade(Feature::AcceptMulti, errno) && !was_cancelled {
+            self.slots.expect_mut(answer.handle).start(Op::Accept);
+            self.submit_accept(answer.handle);
+            return None;
+        }
+        Some(Outcome::AcceptFailed(errno))
+    }
+
+    fn complete_connect(&mut self, answer: &Answer) -> Option<Outcome> {
+        if !self.settle(Op::Connect, answer) {
+            return None;
+        }
+        self.slots.expect_mut(answer.handle).peer = None;
+        Some(match answer.result {
+            0.. => Outcome::Connected,
+            errno => Outcome::ConnectFailed(Errno(-errno)),
+        })
+    }
+
+    fn complete_receive(&mut self, answer: Answer, batch: &mut Vec<Completion>) {
+        let was_cancelled = self.was_cancelled(Op::Receive, answer.handle);
+        if !self.settle(Op::Receive, &answer) {
+            return;
+        }
+        let (handle, last) = (answer.handle, answer.is_last);
+        let errno = Errno(-answer.result);
+        let may_retry = last && !was_cancelled && answer.result < 0;
+        if may_retry && (errno.is_transient() || self.degrade(Feature::ReceiveMulti, errno)) {
+            self.slots.expect_mut(handle).start(Op::Receive);
+            return self.submit_receive(handle);
+        }
+        let outcome = match (answer.result, answer.chunk) {
+            (1.., Some(chunk)) => Outcome::Received(chunk),
+            (1.., None) => Outcome::ReceiveFailed(Errno(libc::EIO)),
+            (0, _) => Outcome::EndOfStream,
+            (NO_BUFFERS, _) => Outcome::NoBuffers,
+            (..0, _) => Outcome::ReceiveFailed(errno),
+        };
+        batch.push(Completion { handle, last, outcome });
+    }
+
+    fn complete_send(&mut self, answer: &Answer) -> Option<Outcome> {
+        let handle = answer.handle;
+        let was_cancelled = self.was_cancelled(Op::Send, handle);
+        if !self.settle(Op::Send, answer) {
+            return None;
+        }
+        let slot = self.slots.expect_mut(handle);
+        let errno = Errno(-answer.result);
+        let sent = usize::try_from(answer.result).unwrap_or(0);
+        slot.flight.sent += sent;
+        let is_whole = slot.flight.sent == slot.flight.bytes.len();
+        let is_going_on = sent > 0 || errno.is_transient();
+        if !is_whole && is_going_on && !was_cancelled {
+            slot.start(Op::Send);
+            self.submit_send(handle);
+            return None;
+        }
+        let bytes = std::mem::take(&mut slot.flight).bytes;
+        Some(match answer.result {
+            1.. if is_whole => Outcome::Sent(bytes),
+            0.. => Outcome::SendFailed(Errno::CANCELLED, bytes),
+            _ => Outcome::SendFailed(errno, bytes),
+        })
+    }
+
+    fn complete_wake(&mut self) {
+        if self.is_draining {
+            return;
+        }
+        self.counters.wakeups += 1;
+        self.waker.take();
+        self.submit_wake();
+    }
+
+    fn was_cancelled(&self, op: Op, handle: Handle) -> bool {
+        self.slots.find(handle).is_some_and(|slot| slot.cancelled.has(op))
+    }
+
+    /// Whether an errno says that the kernel lacks the multishot form of a request, which is then
+    /// not used again.
+    fn degrade(&mut self, feature: Feature, errno: Errno) -> bool {
+        let is_lacking = errno.0 == libc::EINVAL && self.features.has(feature);
+        if is_lacking {
+            self.features = self.features.without(feature);
+        }
+        is_lacking
+    }
+}
+
+const NO_BUFFERS: i32 = -libc::ENOBUFS;

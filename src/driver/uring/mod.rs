@@ -1,0 +1,357 @@
+//! The io_uring driver: requests into the submission queue, one `io_uring_enter` a turn that
+//! submits and waits, completions out of the completion queue.
+//!
+//! Multishot accept and receive where the kernel has them, receive buffers that the kernel picks
+//! from a ring when data is there, and one send in flight per socket (I5). How the ring is set up
+//! and tried stands in `setup.rs`, what a completion means in `complete.rs`.
+
+#![expect(unsafe_code, reason = "requests carry addresses that the kernel uses later")]
+
+mod complete;
+mod exercise;
+mod setup;
+
+use std::collections::VecDeque;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+use std::{fmt, io, mem};
+
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use socket2::SockAddr;
+
+use super::buf_ring::{self, BufRing};
+use super::slots::Slots;
+use super::token::Token;
+use super::{Completion, Driver, DriverCounters, End, Family, Op, Ops, Waker};
+use crate::event::Handle;
+use crate::options::{Feature, Features};
+
+pub(crate) struct Uring {
+    /// Dropped by hand, because it must go before the memory that the kernel writes to (D9).
+    ring: ManuallyDrop<IoUring>,
+    buffers: ManuallyDrop<BufRing>,
+    slots: ManuallyDrop<Slots<Slot>>,
+    wake_count: ManuallyDrop<Box<u64>>,
+    waker: Waker,
+    features: Features,
+    /// Requests that found the submission queue full and the kernel unwilling to empty it.
+    unsubmitted: VecDeque<squeue::Entry>,
+    /// Where completions are copied to before they are looked at; kept for its memory.
+    reaped: Vec<cqueue::Entry>,
+    /// Requests without a last completion, the driver's own included.
+    in_flight: usize,
+    is_draining: bool,
+    counters: DriverCounters,
+}
+
+/// One adopted socket.
+#[derive(Debug)]
+struct Slot {
+    socket: OwnedFd,
+    family: Family,
+    outstanding: Ops,
+    /// Those of the outstanding that were asked to end, and must not be started again.
+    cancelled: Ops,
+    flight: Flight,
+    /// Where a connect goes to, for as long as the kernel may read it.
+    peer: Option<Box<SockAddr>>,
+}
+
+/// The bytes that the kernel reads from while a send is outstanding.
+#[derive(Debug, Default)]
+struct Flight {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Uring {
+    /// The features that this ring has and uses.
+    pub(crate) fn features(&self) -> Features {
+        self.features
+    }
+
+    fn submit_accept(&mut self, handle: Handle) {
+        let fd = Fd(self.slots.expect_mut(handle).socket.as_raw_fd());
+        let entry = if self.features.has(Feature::AcceptMulti) {
+            opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
+        } else {
+            let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
+            opcode::Accept::new(fd, address, len).flags(libc::SOCK_CLOEXEC).build()
+        };
+        self.push(entry.user_data(Token::new(Op::Accept, handle).to_bits()));
+    }
+
+    fn submit_receive(&mut self, handle: Handle) {
+        let slot = self.slots.expect_mut(handle);
+        let fd = Fd(slot.socket.as_raw_fd());
+        // Multishot receives on Unix-domain sockets miss the end of the stream on kernels as
+        // late as 6.19; single ones do not.
+        let is_multi = self.features.has(Feature::ReceiveMulti) && slot.family == Family::Inet;
+        let entry = if is_multi {
+            opcode::RecvMulti::new(fd, buf_ring::GROUP).build()
+        } else {
+            let len = u32::try_from(self.buffers.pool().buffer_len()).expect("at most 1 MiB");
+            opcode::Recv::new(fd, std::ptr::null_mut(), len)
+                .buf_group(buf_ring::GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        };
+        self.push(entry.user_data(Token::new(Op::Receive, handle).to_bits()));
+    }
+
+    /// Sends what of the flight is not sent yet.
+    fn submit_send(&mut self, handle: Handle) {
+        let slot = self.slots.expect_mut(handle);
+        let rest = &slot.flight.bytes[slot.flight.sent..];
+        // The kernel sends at most 2 GiB a call; what it leaves goes with the next request.
+        let len = u32::try_from(rest.len()).unwrap_or(1 << 30);
+        // With WAITALL the kernel itself waits for room, and completes once for all bytes.
+        let entry = opcode::Send::new(Fd(slot.socket.as_raw_fd()), rest.as_ptr(), len)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build();
+        self.counters.sends += 1;
+        self.push(entry.user_data(Token::new(Op::Send, handle).to_bits()));
+    }
+
+    fn submit_wake(&mut self) {
+        let count: *mut u64 = &raw mut **self.wake_count;
+        let entry = opcode::Read::new(Fd(self.waker.descriptor().as_raw_fd()), count.cast(), 8);
+        self.push(entry.build().user_data(Token::new(Op::Wake, Handle::NONE).to_bits()));
+    }
+
+    /// Queues a request. It counts as in flight from here on, wherever it waits.
+    fn push(&mut self, entry: squeue::Entry) {
+        self.in_flight += 1;
+        if !self.unsubmitted.is_empty() || !self.try_push(&entry) {
+            self.unsubmitted.push_back(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: whatever a request points at (the flight's bytes, the peer's address, the wake
+        // count) is on the heap and stays there, untouched, until the request's last completion:
+        // slots are removed only with nothing outstanding, and `drop` drains or leaks (D9).
+        if unsafe { self.ring.submission().push(entry) }.is_ok() {
+            return true;
+        }
+        // Full: let the kernel take what is there. It may refuse for now, but loses nothing.
+        let _ = self.enter(0, None);
+        // SAFETY: as above.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    /// Moves requests that found no place into the queue, in order.
+    fn refill(&mut self) {
+        while let Some(entry) = self.unsubmitted.pop_front() {
+            if !self.try_push(&entry) {
+                self.unsubmitted.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    /// The one system call: submits what is queued and waits for `want` completions.
+    fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        let queue = self.ring.submission();
+        let queued = u32::try_from(queue.len()).expect("a queue has at most 32768 entries");
+        self.counters.overflows += u64::from(queue.cq_overflow());
+        drop(queue);
+        let mut flags = EnterFlags::EXT_ARG;
+        // Without a wish to wait and without this flag, deferred completions would not be run;
+        // while submitting in mid-turn they must not be (D3).
+        if want > 0 || timeout.is_some() {
+            flags |= EnterFlags::GETEVENTS;
+        }
+        if want > 0 && self.features.has(Feature::NoIowait) {
+            flags |= EnterFlags::NO_IOWAIT;
+        }
+        let limit = timeout.map(Timespec::from);
+        let args = limit.iter().fold(SubmitArgs::new(), |args, limit| args.timespec(limit));
+        self.counters.waits += 1;
+        // SAFETY: the arguments are what EXT_ARG promises, and they outlive the call.
+        let result =
+            unsafe { self.ring.submitter().enter(queued, want, flags.bits(), Some(&args)) };
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // Time out and signals are no errors. The others ask to reap first: the
+                // completion queue is full, or the kernel is short of memory for the moment.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM) => {
+                    Ok(())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Yields the completions that are in the queue.
+    fn reap(&mut self, batch: &mut Vec<Completion>) {
+        let mut reaped = mem::take(&mut self.reaped);
+        reaped.extend(self.ring.completion());
+        for entry in reaped.drain(..) {
+            self.complete(&entry, batch);
+        }
+        self.reaped = reaped;
+    }
+
+    /// Ends every request and waits for their last completions. Whether it saw them all.
+    fn drain(&mut self) -> bool {
+        self.is_draining = true;
+        let handles: Vec<Handle> = self.slots.handles().collect();
+        for handle in handles {
+            self.cancel(handle, Ops::ALL);
+        }
+        self.submit_cancel(Token::new(Op::Wake, Handle::NONE));
+        let mut batch = Vec::new();
+        for _ in 0..DRAIN_WAITS {
+            self.refill();
+            if self.enter(1, Some(DRAIN_WAIT)).is_err() {
+                return false;
+            }
+            self.reap(&mut batch);
+            batch.clear();
+            if self.in_flight == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn submit_cancel(&mut self, target: Token) {
+        let entry = opcode::AsyncCancel::new(target.to_bits()).build();
+        self.push(entry.user_data(Token::new(Op::Cancel, target.handle()).to_bits()));
+    }
+}
+
+impl Driver for Uring {
+    fn adopt(&mut self, socket: OwnedFd, family: Family, handle: Handle) -> io::Result<()> {
+        let (outstanding, cancelled) = (Ops::NONE, Ops::NONE);
+        let flight = Flight::default();
+        let slot = Slot { socket, family, outstanding, cancelled, flight, peer: None };
+        self.slots.insert(handle, slot);
+        Ok(())
+    }
+
+    fn accept(&mut self, handle: Handle) {
+        self.slots.expect_mut(handle).start(Op::Accept);
+        self.submit_accept(handle);
+    }
+
+    fn connect(&mut self, handle: Handle, peer: SockAddr) {
+        let slot = self.slots.expect_mut(handle);
+        slot.start(Op::Connect);
+        let peer = slot.peer.insert(Box::new(peer));
+        let fd = Fd(slot.socket.as_raw_fd());
+        let entry = opcode::Connect::new(fd, peer.as_ptr().cast(), peer.len()).build();
+        self.push(entry.user_data(Token::new(Op::Connect, handle).to_bits()));
+    }
+
+    fn receive(&mut self, handle: Handle) {
+        self.slots.expect_mut(handle).start(Op::Receive);
+        self.submit_receive(handle);
+    }
+
+    fn send(&mut self, handle: Handle, bytes: Vec<u8>) {
+        assert!(!bytes.is_empty(), "D5: a send has bytes");
+        let slot = self.slots.expect_mut(handle);
+        slot.start(Op::Send);
+        slot.flight = Flight { bytes, sent: 0 };
+        self.submit_send(handle);
+    }
+
+    fn end(&mut self, handle: Handle, end: End) {
+        end.apply(self.slots.expect_mut(handle).socket.as_fd());
+    }
+
+    fn cancel(&mut self, handle: Handle, ops: Ops) {
+        let Some(slot) = self.slots.find_mut(handle) else { return };
+        let targets = slot.outstanding.and(ops);
+        slot.cancelled = slot.cancelled.or(targets);
+        for op in targets.iter() {
+            self.submit_cancel(Token::new(op, handle));
+        }
+    }
+
+    fn close(&mut self, handle: Handle) {
+        let slot = self.slots.remove(handle).expect("only an adopted socket is closed");
+        assert!(slot.outstanding.is_empty(), "a socket is closed with nothing outstanding (I3)");
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
+        self.buffers.publish();
+        self.refill();
+        let is_ready = !self.ring.completion().is_empty() || !self.unsubmitted.is_empty();
+        let is_polling = is_ready || timeout == Some(Duration::ZERO);
+        if is_polling {
+            self.enter(0, Some(Duration::ZERO))?;
+        } else {
+            self.enter(1, timeout)?;
+        }
+        self.reap(batch);
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
+        self.slots.find(handle).map(|slot| slot.socket.as_fd())
+    }
+
+    fn counters(&self) -> DriverCounters {
+        let pool = self.buffers.pool();
+        let free = u32::try_from(pool.free_count()).expect("at most 32768 buffers");
+        let kernel = u32::from(self.buffers.provided());
+        DriverCounters {
+            buffers_free: free,
+            buffers_kernel: kernel,
+            buffers_lent: u32::from(pool.count()) - free - kernel,
+            ..self.counters
+        }
+    }
+}
+
+impl Slot {
+    fn start(&mut self, op: Op) {
+        assert!(!self.outstanding.has(op), "D4: one {op:?} per handle");
+        self.outstanding.insert(op);
+    }
+
+    /// Notes that the operation is over.
+    fn end(&mut self, op: Op) {
+        self.outstanding.remove(op);
+        self.cancelled.remove(op);
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let is_quiet = self.drain();
+        // SAFETY: never touched again: this is `drop`, and nothing below uses the ring.
+        unsafe { ManuallyDrop::drop(&mut self.ring) };
+        if !is_quiet {
+            // The kernel may still write to buffers, or read from flights: leaked, not freed.
+            return;
+        }
+        // SAFETY: dropped once, here; the ring that knew the buffers is gone.
+        unsafe { ManuallyDrop::drop(&mut self.buffers) };
+        // SAFETY: dropped once, here; no request refers to flights or addresses any more.
+        unsafe { ManuallyDrop::drop(&mut self.slots) };
+        // SAFETY: dropped once, here; the request that wrote to it has had its completion.
+        unsafe { ManuallyDrop::drop(&mut self.wake_count) };
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (features, buffers) = (self.features, &*self.buffers);
+        write!(f, "Uring({} in flight, {features:?}, {buffers:?})", self.in_flight)
+    }
+}
+
+/// How long a dropped driver waits for its requests to end, in steps: 2 s in all.
+const DRAIN_WAIT: Duration = Duration::from_millis(20);
+const DRAIN_WAITS: u32 = 100;

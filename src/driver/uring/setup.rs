@@ -1,0 +1,140 @@
+//! Starting a ring: set-up flags by trying, features by using them, never by kernel version.
+//!
+//! The newest set-up flags are tried first and dropped one by one; then the driver is exercised,
+//! see `exercise.rs`. What is required and what degrades is said at [`Feature`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
+
+use io_uring::IoUring;
+
+use super::super::buf_ring::BufRing;
+use super::super::pool::Pool;
+use super::super::slots::Slots;
+use super::super::{DriverCounters, Waker};
+use super::{Uring, exercise};
+use crate::error::{Errno, UringError};
+use crate::options::{Feature, Features, Options};
+
+/// Set-up flags in the order in which they are given up.
+const LADDER: [Feature; 5] = [
+    Feature::NoSqArray,
+    Feature::DeferTaskrun,
+    Feature::SingleIssuer,
+    Feature::CoopTaskrun,
+    Feature::SubmitAll,
+];
+
+impl Uring {
+    /// A ring that was set up, exercised, and found to do what the driver needs.
+    pub(crate) fn new(options: &Options) -> Result<Self, UringError> {
+        let (ring, mut features) = set_up(options)?;
+        let setup = |error: io::Error| UringError::Setup(Errno::from_io(&error));
+        let pool = Pool::new(options.pool_buffers, options.pool_buffer_len);
+        let buffers = match BufRing::register(&ring, pool) {
+            Ok(buffers) => buffers,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                return Err(UringError::Missing(Feature::BufferRing));
+            }
+            Err(error) => {
+                let errno = Errno::from_io(&error);
+                return Err(UringError::SelfTest { step: "register receive buffers", errno });
+            }
+        };
+        for feature in [Feature::BufferRing, Feature::AcceptMulti, Feature::ReceiveMulti] {
+            if !options.mask.has(feature) {
+                features = features.with(feature);
+            }
+        }
+        let mut driver = Self {
+            ring: ManuallyDrop::new(ring),
+            buffers: ManuallyDrop::new(buffers),
+            slots: ManuallyDrop::new(Slots::new()),
+            wake_count: ManuallyDrop::new(Box::new(0)),
+            waker: Waker::new(true).map_err(setup)?,
+            features,
+            unsubmitted: VecDeque::new(),
+            reaped: Vec::new(),
+            in_flight: 0,
+            is_draining: false,
+            counters: DriverCounters::default(),
+        };
+        driver.submit_wake();
+        exercise::run(&mut driver)?;
+        driver.counters = DriverCounters::default();
+        Ok(driver)
+    }
+}
+
+/// A ring with as many of the wanted set-up flags as the kernel takes, and which those are.
+fn set_up(options: &Options) -> Result<(IoUring, Features), UringError> {
+    let wanted = LADDER.into_iter().filter(|feature| !options.mask.has(*feature));
+    let mut features = wanted.fold(Features::NONE, Features::with);
+    let mut entries = options.ring_entries;
+    let mut rungs = LADDER.into_iter();
+    let ring = loop {
+        // Deferring needs the promise of a single issuer.
+        if !features.has(Feature::SingleIssuer) {
+            features = features.without(Feature::DeferTaskrun);
+        }
+        let error = match build(features, entries) {
+            Ok(ring) => break ring,
+            Err(error) => Errno::from_io(&error),
+        };
+        match error.0 {
+            libc::EINVAL => match rungs.find(|rung| features.has(*rung)) {
+                Some(rung) => features = features.without(rung),
+                None => return Err(UringError::Setup(error)),
+            },
+            // Old kernels count rings against the locked-memory limit.
+            libc::ENOMEM if entries > ENTRIES_MIN => entries /= 2,
+            _ => return Err(UringError::Setup(error)),
+        }
+    };
+    let params = ring.params();
+    let reported = [
+        (Feature::NoDrop, params.is_feature_nodrop()),
+        (Feature::FastPoll, params.is_feature_fast_poll()),
+        (Feature::ExtArg, params.is_feature_ext_arg()),
+        (Feature::NoIowait, params.is_feature_no_iowait()),
+    ];
+    for (feature, is_there) in reported {
+        if is_there && !options.mask.has(feature) {
+            features = features.with(feature);
+        }
+    }
+    // Whether the buffer ring works is found out by registering one.
+    let missing = Feature::ALL.into_iter().find(|feature| {
+        let is_known = *feature != Feature::BufferRing || options.mask.has(*feature);
+        feature.is_required() && is_known && !features.has(*feature)
+    });
+    missing.map_or(Ok((ring, features)), |feature| Err(UringError::Missing(feature)))
+}
+
+fn build(features: Features, entries: u32) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    // A child of fork must not share the queues.
+    builder.dontfork().setup_clamp().setup_cqsize(entries.saturating_mul(COMPLETIONS_PER_ENTRY));
+    if features.has(Feature::SubmitAll) {
+        builder.setup_submit_all();
+    }
+    if features.has(Feature::SingleIssuer) {
+        builder.setup_single_issuer();
+    }
+    if features.has(Feature::DeferTaskrun) {
+        builder.setup_defer_taskrun();
+    } else if features.has(Feature::CoopTaskrun) {
+        builder.setup_coop_taskrun();
+    }
+    if features.has(Feature::NoSqArray) {
+        builder.setup_no_sqarray();
+    }
+    builder.build(entries)
+}
+
+/// Armed requests complete many times, so there are more completions than requests.
+const COMPLETIONS_PER_ENTRY: u32 = 4;
+
+/// The smallest queue that is tried when memory is short.
+const ENTRIES_MIN: u32 = 8;

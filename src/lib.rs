@@ -1,0 +1,42 @@
+//! A callback-style, PDU-aware network runtime for long-lived TCP connections.
+//!
+//! Completions of io_uring on modern Linux, and the very same surface on epoll where io_uring is
+//! missing or forbidden. The surface is netlib's: listen, connect, send, recv, close, option,
+//! timers, loop callbacks and an event loop, made safe and bounded. Start at [`Netlib`], which has
+//! the rules and a server in twenty lines; [`Options`] has every limit; [`pdu`] has the format.
+//!
+//! The inside is described in ARCHITECTURE.md.
+
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "uring-netlib needs Linux: it is made of io_uring and epoll, and has no other backend"
+);
+
+mod address;
+mod driver;
+mod error;
+mod event;
+#[path = "../fallback/mod.rs"]
+mod fallback;
+mod netlib;
+mod options;
+pub mod pdu;
+mod reactor;
+mod remote;
+mod resolver;
+mod stats;
+mod sys;
+
+pub use address::{Address, AddressError};
+pub use error::{
+    BuildError, ConnectError, Errno, ListenError, OptionError, RecvError, RunError, SendError,
+    Stale, UringError,
+};
+pub use event::{Callback, CloseReason, Event, Handle, LoopId, SocketState, TimerId};
+pub use netlib::{BackendInfo, Netlib, Repeat, SocketOptions};
+pub use options::{Backend, BacklogLimits, Delivery, Feature, Features, ListenOptions, Options};
+pub use reactor::SendStatus;
+pub use remote::Remote;
+pub use stats::Stats;

@@ -1,0 +1,333 @@
+//! What a completion means to a socket, and what its user is told of it.
+//!
+//! Together with `turn.rs` the only code that calls user code. After every call of it the socket
+//! is looked up again: the callback may have closed, paused or changed it, or given its place
+//! away.
+
+#![forbid(unsafe_code)]
+
+use std::mem;
+use std::os::fd::OwnedFd;
+
+use super::Netlib;
+use crate::driver::{Completion, Driver, End, Outcome};
+use crate::error::Errno;
+use crate::event::{CloseReason, Event, Handle};
+use crate::options::Delivery;
+use crate::pdu::FrameSpec;
+use crate::reactor::{Release, Socket, State};
+
+impl<A> Netlib<A> {
+    pub(super) fn dispatch(&mut self, app: &mut A, completion: Completion) {
+        let Completion { handle, last, outcome } = completion;
+        let op = outcome.op();
+        // A handle without a socket: an extra completion, which is dropped with what it carries.
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        let was_cancelled = socket.cancelled.has(op);
+        if last {
+            socket.outstanding.remove(op);
+            socket.cancelled.remove(op);
+        }
+        match (socket.state, outcome) {
+            (State::Listening, Outcome::Accepted(client)) => self.on_accepted(app, handle, client),
+            (State::Listening, Outcome::AcceptFailed(errno)) => {
+                self.on_accept_failed(app, handle, errno);
+            }
+            (State::Connecting, Outcome::Connected) => self.on_connected(app, handle),
+            (State::Connecting, Outcome::ConnectFailed(errno)) => {
+                self.on_connect_failed(app, handle, errno);
+            }
+            (State::Connected, Outcome::Received(chunk)) => {
+                self.reactor.stats.bytes_in += chunk.len() as u64;
+                self.deliver(app, handle, &chunk);
+            }
+            (State::Connected, Outcome::EndOfStream) => self.on_end_of_stream(app, handle),
+            (State::Connected | State::Flushing | State::Lingering, Outcome::NoBuffers) => {
+                self.reactor.starve(handle);
+            }
+            (State::Connected, Outcome::ReceiveFailed(errno)) => {
+                if !(was_cancelled && errno == Errno::CANCELLED) {
+                    self.on_receive_failed(app, handle, errno);
+                }
+            }
+            (_, Outcome::Sent(bytes)) => self.on_sent(app, handle, bytes),
+            (_, Outcome::SendFailed(errno, bytes)) => {
+                self.on_send_failed(app, handle, errno, bytes);
+            }
+            // Nobody wants what still comes, but its end matters.
+            (State::Flushing | State::Lingering, Outcome::EndOfStream) => {
+                self.on_peer_finished(handle, false);
+            }
+            (State::Flushing | State::Lingering, Outcome::ReceiveFailed(errno)) => {
+                self.on_peer_finished(handle, errno != Errno::CANCELLED);
+            }
+            (State::Flushing | State::Lingering, Outcome::Received(_)) | (State::Cancelling, _) => {
+            }
+            (state, outcome) => unreachable!("{state:?} cannot see {outcome:?}"),
+        }
+        self.reactor.reconcile(&mut self.driver, handle);
+    }
+
+    /// Tells what was held back, once it may be told.
+    pub(super) fn on_deferred(&mut self, app: &mut A, handle: Handle) {
+        self.deliver(app, handle, &[]);
+        let Some(socket) = self.reactor.owned(handle) else { return };
+        let is_connected = socket.state == State::Connected;
+        if let Some(end) = socket.end
+            && is_connected
+            && may_end(socket)
+        {
+            let reason = with_remainder(end, socket);
+            self.finish(app, handle, reason, Release::Flush);
+        }
+    }
+
+    fn on_accepted(&mut self, app: &mut A, listener: Handle, client: OwnedFd) {
+        let Some(socket) = self.reactor.sockets.find_mut(listener) else { return };
+        socket.pause_ms = 0;
+        let (callback, user_data) = (socket.callback, socket.user_data);
+        let (family, settings) = (socket.family, (socket.delivery, socket.backlog.limits()));
+        let mut socket = Socket::new(State::Connected, family, (callback, user_data), settings);
+        socket.hold.by_announcement = true;
+        let Ok(handle) = self.reactor.sockets.insert(socket) else {
+            self.reactor.stats.rejected += 1;
+            return;
+        };
+        if self.adopt(handle, client, family).is_err() {
+            self.reactor.stats.rejected += 1;
+            return;
+        }
+        self.reactor.stats.accepted += 1;
+        callback(app, self, handle, Event::Connect { listener });
+        self.announced(handle);
+    }
+
+    /// The callback that announced a connection has returned: it may receive (C5).
+    fn announced(&mut self, handle: Handle) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        socket.hold.by_announcement = false;
+        self.reactor.reconcile(&mut self.driver, handle);
+    }
+
+    fn on_accept_failed(&mut self, app: &mut A, handle: Handle, errno: Errno) {
+        if errno.is_exhaustion() {
+            let now_ms = self.now_ms();
+            self.reactor.rest(handle, now_ms);
+        } else if !errno.is_of_the_client() {
+            self.fail(app, handle, CloseReason::from_errno(errno));
+        }
+    }
+
+    fn on_connected(&mut self, app: &mut A, handle: Handle) {
+        if self.is_self_connected(handle) {
+            return self.on_connect_failed(app, handle, Errno(libc::ECONNREFUSED));
+        }
+        self.reactor.disarm(handle);
+        self.reactor.stats.connected += 1;
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        socket.state = State::Connected;
+        socket.candidates = None;
+        socket.hold.by_announcement = true;
+        let callback = socket.callback;
+        callback(app, self, handle, Event::Confirm);
+        self.announced(handle);
+    }
+
+    fn on_connect_failed(&mut self, app: &mut A, handle: Handle, errno: Errno) {
+        if let Err(later) = self.try_next_candidate(handle) {
+            self.fail(app, handle, CloseReason::from_errno(later.unwrap_or(errno)));
+        }
+    }
+
+    fn on_end_of_stream(&mut self, app: &mut A, handle: Handle) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        socket.peer_finished = true;
+        if let Some(reason) = socket.broken {
+            return self.fail(app, handle, reason);
+        }
+        if may_end(socket) {
+            let reason = with_remainder(CloseReason::PeerClosed, socket);
+            return self.finish(app, handle, reason, Release::Flush);
+        }
+        // Bytes are held before it (C6).
+        socket.end = Some(CloseReason::PeerClosed);
+        if socket.delivery == Delivery::Pull && !socket.hold.by_user {
+            let callback = socket.callback;
+            callback(app, self, handle, Event::Read(&[]));
+        }
+    }
+
+    fn on_receive_failed(&mut self, app: &mut A, handle: Handle, errno: Errno) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        socket.peer_finished = true;
+        let reason = socket.broken.unwrap_or(CloseReason::from_errno(errno));
+        self.fail(app, handle, reason);
+    }
+
+    fn on_sent(&mut self, app: &mut A, handle: Handle, bytes: Vec<u8>) {
+        self.reactor.stats.bytes_out += bytes.len() as u64;
+        self.reactor.spare.give(bytes);
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        socket.backlog.land();
+        let (state, callback) = (socket.state, socket.callback);
+        let is_due = socket.backlog.take_event();
+        self.reactor.mark_dirty(handle);
+        if is_due && state == State::Connected {
+            callback(app, self, handle, Event::Write);
+        }
+    }
+
+    /// Nothing can be sent any more. What has arrived is delivered first, and the connection's end
+    /// comes from the receiving side, so that it is told once and last.
+    fn on_send_failed(&mut self, app: &mut A, handle: Handle, errno: Errno, bytes: Vec<u8>) {
+        self.reactor.spare.give(bytes);
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        socket.backlog.land();
+        let pending = socket.backlog.clear();
+        let reason = CloseReason::from_errno(errno);
+        let state = socket.state;
+        let will_end = !socket.peer_finished && !socket.hold.is_on() && socket.end.is_none();
+        if state == State::Connected {
+            socket.broken = Some(reason);
+        }
+        self.reactor.spare.give(pending);
+        match state {
+            State::Connected if will_end => self.driver.end(handle, End::Both),
+            State::Connected => self.fail(app, handle, reason),
+            State::Flushing => self.reactor.cut(&mut self.driver, handle),
+            _ => {}
+        }
+    }
+
+    /// A closing connection has seen the peer's end.
+    fn on_peer_finished(&mut self, handle: Handle, is_broken: bool) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        socket.peer_finished = true;
+        if is_broken || socket.state == State::Lingering {
+            socket.state = State::Cancelling;
+        }
+    }
+
+    /// Delivers what is held and then `input`, in whichever way the socket asks for at that byte.
+    /// What may not be delivered now is held.
+    fn deliver(&mut self, app: &mut A, handle: Handle, mut input: &[u8]) {
+        loop {
+            let Some(socket) = self.reactor.owned(handle) else { return };
+            if socket.state != State::Connected {
+                return;
+            }
+            let is_held = socket.hold.is_on() && !socket.hold.by_pull;
+            if is_held || (input.is_empty() && socket.reader.is_empty()) {
+                return self.hold(handle, input);
+            }
+            match socket.delivery {
+                Delivery::Push if socket.reader.is_empty() => {
+                    let callback = socket.callback;
+                    callback(app, self, handle, Event::Read(mem::take(&mut input)));
+                }
+                Delivery::Push => self.push_held(app, handle),
+                Delivery::Pull => return self.offer(app, handle, input),
+                Delivery::Pdu(spec) => {
+                    if self.cut_pdus(app, handle, spec, &mut input) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps bytes that cannot be delivered now.
+    fn hold(&mut self, handle: Handle, bytes: &[u8]) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        if !bytes.is_empty() {
+            if !socket.reader.has_buffer() {
+                socket.reader.set_buffer(self.reactor.spare.take());
+            }
+            socket.reader.hold(bytes);
+        }
+    }
+
+    /// Lends bytes that were held, to a socket that takes them as they come.
+    fn push_held(&mut self, app: &mut A, handle: Handle) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        let reader = mem::take(&mut socket.reader);
+        let callback = socket.callback;
+        callback(app, self, handle, Event::Read(reader.unread()));
+        self.reactor.spare.give(reader.into_buffer());
+    }
+
+    /// Puts bytes where `recv` finds them, and says so.
+    fn offer(&mut self, app: &mut A, handle: Handle, input: &[u8]) {
+        self.hold(handle, input);
+        let bytes_max = self.options.pull_bytes_max as usize;
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        socket.hold.by_pull = socket.reader.len() >= bytes_max;
+        let callback = socket.callback;
+        callback(app, self, handle, Event::Read(&[]));
+    }
+
+    /// Delivers whole PDUs for as long as nothing changes; whether all of the input is done with.
+    fn cut_pdus(
+        &mut self,
+        app: &mut A,
+        handle: Handle,
+        spec: FrameSpec,
+        input: &mut &[u8],
+    ) -> bool {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return true };
+        // Lent from outside of the table, so that a PDU borrows nothing of it (C3).
+        let mut reader = mem::take(&mut socket.reader);
+        let mut callback = socket.callback;
+        let (is_done, error) = loop {
+            match reader.next(&spec, input) {
+                Ok(Some(pdu)) => {
+                    self.reactor.stats.pdus_in += 1;
+                    callback(app, self, handle, Event::Pdu(pdu));
+                }
+                Ok(None) => break (true, None),
+                Err(error) => break (true, Some(error)),
+            }
+            let Some(socket) = self.reactor.sockets.find(handle) else { break (true, None) };
+            let is_same = socket.delivery == Delivery::Pdu(spec) && !socket.hold.is_on();
+            if socket.state != State::Connected || !is_same {
+                break (false, None);
+            }
+            callback = socket.callback;
+        };
+        match self.reactor.sockets.find_mut(handle) {
+            Some(socket) if socket.state == State::Connected => {
+                if is_done && error.is_none() && !input.is_empty() {
+                    if !reader.has_buffer() {
+                        reader.set_buffer(self.reactor.spare.take());
+                    }
+                    reader.hold(mem::take(input));
+                } else if reader.is_empty() && reader.has_buffer() {
+                    self.reactor.spare.give(reader.take_buffer());
+                }
+                socket.reader = reader;
+            }
+            _ => self.reactor.spare.give(reader.into_buffer()),
+        }
+        if let Some(error) = error {
+            self.reactor.stats.bad_frames += 1;
+            self.finish(app, handle, CloseReason::BadFrame(error), Release::Flush);
+        }
+        is_done
+    }
+}
+
+/// Whether nothing is left to be delivered before the end.
+fn may_end<C>(socket: &Socket<C>) -> bool {
+    let is_unread = !socket.reader.is_empty() && !matches!(socket.delivery, Delivery::Pdu(_));
+    !socket.hold.by_user && !is_unread
+}
+
+/// The reason for the end, told apart where a PDU was cut off by it.
+fn with_remainder<C>(end: CloseReason, socket: &Socket<C>) -> CloseReason {
+    match (end, socket.delivery, socket.reader.len()) {
+        (CloseReason::PeerClosed, Delivery::Pdu(_), received @ 1..) => {
+            CloseReason::Truncated { received }
+        }
+        (end, ..) => end,
+    }
+}

@@ -1,0 +1,227 @@
+//! Options of one open socket: typed, read and set through [`Netlib::option`].
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use super::Netlib;
+use crate::address::Address;
+use crate::driver::{Driver, Family};
+use crate::error::OptionError;
+use crate::event::{Callback, Handle};
+use crate::options::{BacklogLimits, Delivery};
+use crate::reactor::Socket;
+
+/// One socket's options, from [`Netlib::option`].
+///
+/// A listener's callback, user data, delivery and backlog limits are what its accepted sockets
+/// start with.
+///
+/// ```
+/// use uring_netlib::{Delivery, Event, Handle, Netlib, Options};
+///
+/// fn ignore(_: &mut (), _: &mut Netlib<()>, _: Handle, _: Event<'_>) {}
+///
+/// let mut net = Options::new().build()?;
+/// let listener = net.listen("127.0.0.1:0", ignore, 7)?;
+/// let mut option = net.option(listener)?;
+/// option.set_delivery(Delivery::Push)?;
+/// println!("listening on {}, user data {}", option.local_address()?, option.user_data());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct SocketOptions<'n, A> {
+    net: &'n mut Netlib<A>,
+    handle: Handle,
+}
+
+impl<'n, A> SocketOptions<'n, A> {
+    pub(super) fn new(net: &'n mut Netlib<A>, handle: Handle) -> Self {
+        Self { net, handle }
+    }
+
+    /// Replaces the callback. The next event goes to the new one, also in the batch in hand.
+    pub fn set_callback(&mut self, callback: Callback<A>) {
+        self.socket_mut().callback = callback;
+    }
+
+    /// Replaces the user data.
+    pub fn set_user_data(&mut self, user_data: u64) {
+        self.socket_mut().user_data = user_data;
+    }
+
+    /// Changes how received bytes are delivered, from the next byte on that was not delivered.
+    ///
+    /// # Errors
+    /// [`OptionError::Frame`]: the framing cannot be.
+    pub fn set_delivery(&mut self, delivery: Delivery) -> Result<(), OptionError> {
+        if let Delivery::Pdu(spec) = delivery {
+            spec.validate().map_err(OptionError::Frame)?;
+        }
+        let socket = self.socket_mut();
+        socket.delivery = delivery;
+        socket.hold.by_pull = false;
+        let has_unread = !socket.reader.is_empty();
+        if has_unread {
+            self.net.reactor.defer(self.handle);
+        }
+        self.net.reactor.reconcile(&mut self.net.driver, self.handle);
+        Ok(())
+    }
+
+    /// Changes the limits of the pending bytes; those that are pending already stay.
+    ///
+    /// # Errors
+    /// [`OptionError::Marks`]: they are not in order.
+    pub fn set_backlog_limits(&mut self, limits: BacklogLimits) -> Result<(), OptionError> {
+        if !limits.are_ordered() {
+            return Err(OptionError::Marks);
+        }
+        self.socket_mut().backlog.set_limits(limits);
+        Ok(())
+    }
+
+    /// Asks the kernel for a send buffer of so many bytes (`SO_SNDBUF`); it doubles the number.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet, or the kernel refuses.
+    pub fn set_send_buffer_size(&mut self, bytes: usize) -> Result<(), OptionError> {
+        self.with_system(|socket| socket.set_send_buffer_size(bytes))
+    }
+
+    /// Asks the kernel for a receive buffer of so many bytes (`SO_RCVBUF`); it doubles the number.
+    /// Sockets inherit it from their listener.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet, or the kernel refuses.
+    pub fn set_receive_buffer_size(&mut self, bytes: usize) -> Result<(), OptionError> {
+        self.with_system(|socket| socket.set_recv_buffer_size(bytes))
+    }
+
+    /// Whether small segments go out at once (`TCP_NODELAY`). Default yes.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet, or the kernel refuses, as it does for Unix-domain.
+    pub fn set_nodelay(&mut self, nodelay: bool) -> Result<(), OptionError> {
+        self.with_system(|socket| socket.set_tcp_nodelay(nodelay))
+    }
+
+    /// After how long a silence the kernel asks whether the peer is there (`SO_KEEPALIVE`,
+    /// `TCP_KEEPIDLE`); whole seconds, at least one. `None`, the default, never asks.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet, or the kernel refuses.
+    pub fn set_keepalive(&mut self, idle: Option<Duration>) -> Result<(), OptionError> {
+        self.with_system(|socket| match idle {
+            Some(idle) => {
+                let idle = idle.max(Duration::from_secs(1));
+                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
+            }
+            None => socket.set_keepalive(false),
+        })
+    }
+
+    /// The callback.
+    pub fn callback(&self) -> Callback<A> {
+        self.socket().callback
+    }
+
+    /// What `listen` or `connect` was given, or was set since.
+    pub fn user_data(&self) -> u64 {
+        self.socket().user_data
+    }
+
+    /// How received bytes are delivered.
+    pub fn delivery(&self) -> Delivery {
+        self.socket().delivery
+    }
+
+    /// The limits of the pending bytes.
+    pub fn backlog_limits(&self) -> BacklogLimits {
+        self.socket().backlog.limits()
+    }
+
+    /// Bytes that were sent and have not left yet, those in flight included.
+    pub fn pending_bytes(&self) -> usize {
+        self.socket().backlog.queued()
+    }
+
+    /// Bytes that have arrived and were not delivered yet: of a split PDU, held, or not pulled.
+    pub fn undelivered_bytes(&self) -> usize {
+        self.socket().reader.len()
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet, or the socket has no peer (any more).
+    pub fn remote_address(&self) -> Result<Address, OptionError> {
+        self.with_system(|socket| socket.peer_addr()).map(|address| Address::from_kernel(&address))
+    }
+
+    /// The own address.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet.
+    pub fn local_address(&self) -> Result<Address, OptionError> {
+        self.with_system(|socket| socket.local_addr()).map(|address| Address::from_kernel(&address))
+    }
+
+    /// The kernel's send buffer in bytes, as the kernel counts it.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet.
+    pub fn send_buffer_size(&self) -> Result<usize, OptionError> {
+        self.with_system(|socket| socket.send_buffer_size())
+    }
+
+    /// The kernel's receive buffer in bytes, as the kernel counts it.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet.
+    pub fn receive_buffer_size(&self) -> Result<usize, OptionError> {
+        self.with_system(|socket| socket.recv_buffer_size())
+    }
+
+    /// Whether small segments go out at once; `true` for Unix-domain sockets, which know no other.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet.
+    pub fn nodelay(&self) -> Result<bool, OptionError> {
+        if self.socket().family == Family::Unix {
+            return Ok(true);
+        }
+        self.with_system(|socket| socket.tcp_nodelay())
+    }
+
+    /// After how long a silence the kernel asks for the peer; `None` when it never asks.
+    ///
+    /// # Errors
+    /// [`OptionError`]: no descriptor yet, or the kernel refuses.
+    pub fn keepalive(&self) -> Result<Option<Duration>, OptionError> {
+        self.with_system(|socket| match socket.keepalive()? {
+            true => socket.tcp_keepalive_time().map(Some),
+            false => Ok(None),
+        })
+    }
+
+    fn socket(&self) -> &Socket<Callback<A>> {
+        self.net.reactor.sockets.find(self.handle).expect("found when the options were asked for")
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket<Callback<A>> {
+        let found = self.net.reactor.sockets.find_mut(self.handle);
+        found.expect("found when the options were asked for")
+    }
+
+    fn with_system<T>(
+        &self,
+        call: impl FnOnce(SockRef<'_>) -> io::Result<T>,
+    ) -> Result<T, OptionError> {
+        let socket = self.net.driver.socket(self.handle).ok_or(OptionError::NotYet)?;
+        call(SockRef::from(&socket)).map_err(OptionError::System)
+    }
+}

@@ -1,0 +1,205 @@
+//! How listeners and connections begin: sockets are made here, and handed to the driver.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use socket2::{Domain, SockAddr, SockRef, Socket as System, Type};
+
+use super::Netlib;
+use crate::address::{Address, AddressError};
+use crate::driver::{Driver, Family, Op};
+use crate::error::{ConnectError, Errno, ListenError};
+use crate::event::{Callback, CloseReason, Handle};
+use crate::options::ListenOptions;
+use crate::reactor::{Alarm, Socket, State};
+use crate::resolver::Answer;
+
+impl<A> Netlib<A> {
+    pub(super) fn start_listener(
+        &mut self,
+        address: &Address,
+        options: ListenOptions,
+        owner: (Callback<A>, u64),
+    ) -> Result<Handle, ListenError> {
+        let kernel = address.to_kernel().map_err(ListenError::System)?;
+        let kernel = kernel.ok_or(ListenError::Address(AddressError::NotNumeric))?;
+        let socket = bound(address, &kernel, options).map_err(ListenError::System)?;
+        let family = family(&kernel);
+        let handle = self.insert(State::Listening, family, owner).ok_or(ListenError::TooMany)?;
+        self.adopt(handle, socket.into(), family).map_err(ListenError::System)?;
+        self.reactor.reconcile(&mut self.driver, handle);
+        Ok(handle)
+    }
+
+    pub(super) fn start_connection(
+        &mut self,
+        address: Address,
+        owner: (Callback<A>, u64),
+    ) -> Result<Handle, ConnectError> {
+        let kernel = address.to_kernel().map_err(ConnectError::System)?;
+        let handle = match (kernel, address) {
+            (Some(kernel), _) => {
+                let family = family(&kernel);
+                let state = State::Connecting;
+                let handle = self.insert(state, family, owner).ok_or(ConnectError::TooMany)?;
+                if let Err(error) = self.try_connect(handle, kernel) {
+                    self.reactor.sockets.remove(handle);
+                    return Err(ConnectError::System(error));
+                }
+                handle
+            }
+            (None, Address::Host { name, port }) => {
+                let inserted = self.insert(State::Idle, Family::Inet, owner);
+                let handle = inserted.ok_or(ConnectError::TooMany)?;
+                if !self.resolver.ask(handle, name, port) {
+                    self.reactor.sockets.remove(handle);
+                    return Err(ConnectError::ResolverBusy);
+                }
+                handle
+            }
+            (None, _) => return Err(ConnectError::Address(AddressError::BadPath)),
+        };
+        let deadline = self.deadline(self.options.connect_timeout);
+        self.reactor.arm(handle, deadline, Alarm::Connect(handle));
+        Ok(handle)
+    }
+
+    fn insert(
+        &mut self,
+        state: State,
+        family: Family,
+        owner: (Callback<A>, u64),
+    ) -> Option<Handle> {
+        let settings = (self.options.delivery, self.options.backlog);
+        self.reactor.sockets.insert(Socket::new(state, family, owner, settings)).ok()
+    }
+
+    /// Hands a socket to the driver; a handle whose socket it does not take is gone.
+    pub(super) fn adopt(
+        &mut self,
+        handle: Handle,
+        socket: OwnedFd,
+        family: Family,
+    ) -> io::Result<()> {
+        let adopted = self.driver.adopt(socket, family, handle);
+        if adopted.is_err() {
+            self.reactor.sockets.remove(handle);
+        }
+        adopted
+    }
+
+    /// Makes a socket for a connecting handle that has none, and connects it.
+    fn try_connect(&mut self, handle: Handle, peer: SockAddr) -> io::Result<()> {
+        let family = family(&peer);
+        let socket = System::new(peer.domain(), Type::STREAM, None)?;
+        if family == Family::Inet {
+            socket.set_tcp_nodelay(true)?;
+        }
+        self.driver.adopt(socket.into(), family, handle)?;
+        if let Some(socket) = self.reactor.sockets.find_mut(handle) {
+            socket.family = family;
+            socket.outstanding.insert(Op::Connect);
+        }
+        self.driver.connect(handle, peer);
+        Ok(())
+    }
+
+    /// Connects to the next address of the handle's host; the reason when there is none left.
+    pub(super) fn try_next_candidate(&mut self, handle: Handle) -> Result<(), Option<Errno>> {
+        let mut failure = None;
+        loop {
+            let Some(socket) = self.reactor.sockets.find_mut(handle) else { return Err(failure) };
+            let next = socket.candidates.as_mut().and_then(|candidates| candidates.pop_front());
+            let address = next.ok_or(failure)?;
+            if self.driver.socket(handle).is_some() {
+                self.driver.close(handle);
+            }
+            match self.try_connect(handle, address.into()) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = Some(Errno::from_io(&error)),
+            }
+        }
+    }
+
+    /// Goes on connecting with what a name resolved to.
+    pub(super) fn on_resolved(&mut self, app: &mut A, answer: Answer) {
+        let Answer { handle, addresses } = answer;
+        let Some(socket) = self.reactor.owned(handle) else { return };
+        if socket.state != State::Idle {
+            return;
+        }
+        socket.state = State::Connecting;
+        let candidates: VecDeque<SocketAddr> = addresses.into_iter().take(CANDIDATES_MAX).collect();
+        socket.candidates = Some(Box::new(candidates));
+        if let Err(failure) = self.try_next_candidate(handle) {
+            let reason = failure.map_or(CloseReason::ResolveFailed, CloseReason::from_errno);
+            self.fail(app, handle, reason);
+        }
+    }
+
+    /// Whether the kernel connected a socket to itself: it does when the port asked for is free
+    /// and happens to be the one it picks for this end.
+    pub(super) fn is_self_connected(&self, handle: Handle) -> bool {
+        let Some(socket) = self.driver.socket(handle) else { return false };
+        let socket = SockRef::from(&socket);
+        match (socket.local_addr(), socket.peer_addr()) {
+            (Ok(local), Ok(peer)) => local.as_socket().is_some() && local == peer,
+            _ => false,
+        }
+    }
+}
+
+/// A listening socket.
+fn bound(address: &Address, kernel: &SockAddr, options: ListenOptions) -> io::Result<System> {
+    let open = || -> io::Result<System> {
+        let socket = System::new(kernel.domain(), Type::STREAM, None)?;
+        if kernel.domain() != Domain::UNIX {
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(options.reuse_port)?;
+            // Accepted sockets inherit it, which saves a call for each.
+            socket.set_tcp_nodelay(true)?;
+        }
+        if kernel.domain() == Domain::IPV6 {
+            socket.set_only_v6(!options.dual_stack)?;
+        }
+        Ok(socket)
+    };
+    let mut socket = open()?;
+    if let Err(error) = socket.bind(kernel) {
+        let Address::Path(path) = address else { return Err(error) };
+        if error.kind() != io::ErrorKind::AddrInUse || is_served(kernel) {
+            return Err(error);
+        }
+        // A path outlives its listener. Nobody serves this one, so it is taken over.
+        std::fs::remove_file(path)?;
+        socket = open()?;
+        socket.bind(kernel)?;
+    }
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+/// Whether somebody accepts clients at a Unix-domain path, or it is no socket at all.
+fn is_served(kernel: &SockAddr) -> bool {
+    let probe = System::new(Domain::UNIX, Type::STREAM, None)
+        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+        .and_then(|socket| socket.connect(kernel));
+    // Only a socket without a listener refuses; files that are no sockets refuse as well.
+    let is_refused =
+        matches!(&probe, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused);
+    let is_socket = kernel.as_pathname().and_then(|path| std::fs::metadata(path).ok());
+    let is_socket = is_socket
+        .is_some_and(|metadata| std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()));
+    !(is_refused && is_socket)
+}
+
+fn family(address: &SockAddr) -> Family {
+    if address.domain() == Domain::UNIX { Family::Unix } else { Family::Inet }
+}
+
+/// Addresses of one host that are tried.
+const CANDIDATES_MAX: usize = 16;

@@ -1,0 +1,167 @@
+//! The event loop: one turn after the other.
+//!
+//! A turn gives all pending bytes to the driver, waits, and then tells in this order: what
+//! completed, what was held back, what is due, and that the turn is over.
+
+#![forbid(unsafe_code)]
+
+use std::mem;
+use std::time::Duration;
+
+use super::Netlib;
+use crate::driver::Driver;
+use crate::error::RunError;
+use crate::event::{CloseReason, Event, Handle, LoopId, TimerId};
+use crate::reactor::{Alarm, Release, State};
+
+impl<A> Netlib<A> {
+    /// Runs turns until [`stop_event`](Self::stop_event) or [`Remote::stop`](crate::Remote::stop),
+    /// and can be called again after that. Each turn waits at most `wait_timeout`, so loop
+    /// callbacks come at least that often; `Duration::MAX` waits for events alone. An idle loop
+    /// costs nothing between its turns.
+    ///
+    /// # Errors
+    /// [`RunError::Nested`] from inside a callback (C4); [`RunError::System`] where the kernel
+    /// refuses to wait.
+    pub fn eventloop(&mut self, app: &mut A, wait_timeout: Duration) -> Result<(), RunError> {
+        if self.is_in_turn {
+            return Err(RunError::Nested);
+        }
+        self.is_running = true;
+        let mut result = Ok(());
+        while result.is_ok() && !self.remote.take_stop() {
+            result = self.turn(app, wait_timeout);
+        }
+        self.is_running = false;
+        result
+    }
+
+    /// One turn, for programs that have a loop of their own. Waits at most `wait_timeout`.
+    ///
+    /// # Errors
+    /// As [`eventloop`](Self::eventloop).
+    pub fn turn(&mut self, app: &mut A, wait_timeout: Duration) -> Result<(), RunError> {
+        if mem::replace(&mut self.is_in_turn, true) {
+            return Err(RunError::Nested);
+        }
+        let result = self.turn_once(app, wait_timeout);
+        self.is_in_turn = false;
+        result
+    }
+
+    fn turn_once(&mut self, app: &mut A, wait_timeout: Duration) -> Result<(), RunError> {
+        self.reactor.stats.turns += 1;
+        self.reactor.flush(&mut self.driver);
+        let timeout = self.wait_limit(wait_timeout);
+        let mut batch = mem::take(&mut self.batch);
+        let waited = self.driver.wait(timeout, &mut batch);
+        self.reactor.stats.completions += batch.len() as u64;
+        for completion in batch.drain(..) {
+            self.dispatch(app, completion);
+        }
+        self.batch = batch;
+        waited.map_err(RunError::System)?;
+        for answer in self.resolver.answers() {
+            self.on_resolved(app, answer);
+        }
+        // Those that are deferred meanwhile wait for the next turn.
+        for _ in 0..self.reactor.deferred_count() {
+            if let Some(handle) = self.reactor.pop_deferred() {
+                self.on_deferred(app, handle);
+            }
+        }
+        self.fire_alarms(app);
+        self.call_loops(app);
+        // Every chunk of this turn is back, so as many sockets as there are buffers can go on.
+        self.reactor.feed(&mut self.driver, self.options.pool_buffers.into());
+        Ok(())
+    }
+
+    /// How long the driver may wait; `None` for as long as it takes.
+    fn wait_limit(&self, wait_timeout: Duration) -> Option<Duration> {
+        if self.reactor.deferred_count() > 0 || self.remote.is_stopping() {
+            return Some(Duration::ZERO);
+        }
+        let due = self
+            .reactor
+            .alarms
+            .next_tick()
+            .map(|tick| Duration::from_millis(tick).saturating_sub(self.start.elapsed()));
+        let limit = due.map_or(wait_timeout, |due| due.min(wait_timeout));
+        (limit < WAIT_MAX).then_some(limit)
+    }
+
+    fn fire_alarms(&mut self, app: &mut A) {
+        let now_ms = self.now_ms();
+        while let Some((_, deadline_ms, alarm)) = self.reactor.alarms.pop_expired(now_ms) {
+            match alarm {
+                Alarm::User(timer) => self.fire_timer(app, timer, deadline_ms, now_ms),
+                Alarm::Connect(handle) => self.on_connect_timeout(app, handle),
+                Alarm::Close(handle) => self.reactor.cut(&mut self.driver, handle),
+                Alarm::Accept(handle) => self.reactor.awaken(&mut self.driver, handle),
+            }
+        }
+    }
+
+    fn fire_timer(&mut self, app: &mut A, id: Handle, deadline_ms: u64, now_ms: u64) {
+        let Some(timer) = self.timers.find_mut(id) else { return };
+        let (callback, user_data) = (timer.callback, timer.user_data);
+        if timer.period_ms == 0 {
+            self.timers.remove(id);
+        } else {
+            // The rhythm is kept, and the beats that were missed are left out.
+            let missed = (now_ms - deadline_ms) / timer.period_ms;
+            let next = deadline_ms.saturating_add((missed + 1).saturating_mul(timer.period_ms));
+            timer.key = Some(self.reactor.alarms.insert(next, Alarm::User(id)));
+        }
+        let timer = TimerId(id.to_bits());
+        callback(app, self, Handle::NONE, Event::Timer { timer, user_data });
+    }
+
+    fn on_connect_timeout(&mut self, app: &mut A, handle: Handle) {
+        let Some(socket) = self.reactor.owned(handle) else { return };
+        if matches!(socket.state, State::Idle | State::Connecting) {
+            self.fail(app, handle, CloseReason::TimedOut);
+        }
+    }
+
+    /// Calls the loop callbacks that were there when the turn ended, in the order in which they
+    /// were added. They may add and remove any.
+    fn call_loops(&mut self, app: &mut A) {
+        let (mut last, newest) = (0, self.loops_added);
+        loop {
+            let next = self.loops.partition_point(|one| one.id <= last);
+            let Some(one) = self.loops.get(next).filter(|one| one.id <= newest) else { return };
+            last = one.id;
+            let (callback, user_data, id) = (one.callback, one.user_data, LoopId(one.id));
+            callback(app, self, Handle::NONE, Event::Loop { id, user_data });
+        }
+    }
+
+    /// An attempt or a connection failed: its user is told, and it is freed at once.
+    pub(super) fn fail(&mut self, app: &mut A, handle: Handle, reason: CloseReason) {
+        self.finish(app, handle, reason, Release::Drop);
+    }
+
+    /// Tells the user, as the last event of the handle, and lets the socket go.
+    pub(super) fn finish(
+        &mut self,
+        app: &mut A,
+        handle: Handle,
+        reason: CloseReason,
+        release: Release,
+    ) {
+        let Some(socket) = self.reactor.owned(handle) else { return };
+        let was_connected = socket.state == State::Connected;
+        socket.state = State::Ending;
+        let callback = socket.callback;
+        self.reactor.disarm(handle);
+        callback(app, self, handle, Event::Close(reason));
+        let Some(socket) = self.reactor.sockets.find(handle) else { return };
+        let is_reset = socket.is_aborted && was_connected;
+        self.release(handle, if is_reset { Release::Reset } else { release });
+    }
+}
+
+/// A wait that is as good as endless; kernels refuse numbers much greater.
+const WAIT_MAX: Duration = Duration::from_secs(1 << 30);

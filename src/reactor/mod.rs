@@ -1,0 +1,334 @@
+//! The sockets of one `Netlib`, as a state machine over completions.
+//!
+//! Never makes a system call, never reads a clock, never calls user code: it is told what
+//! completed and what time it is, gives operations to a [`Driver`], and leaves the telling to
+//! `netlib/`. Its centre is [`Reactor::reconcile`], which compares what a socket's state asks for
+//! with what is outstanding, and submits the difference.
+
+#![forbid(unsafe_code)]
+
+mod backlog;
+mod socket;
+mod spare;
+mod table;
+pub(crate) mod timer;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub use backlog::SendStatus;
+pub(crate) use socket::{Socket, State};
+pub(crate) use spare::Spare;
+pub(crate) use table::Table;
+pub(crate) use timer::{TimerKey, Wheel};
+
+use crate::driver::{Driver, End, Op, Ops};
+use crate::error::SendError;
+use crate::event::Handle;
+use crate::options::Options;
+use crate::stats::Stats;
+
+#[derive(Debug)]
+pub(crate) struct Reactor<C> {
+    pub(crate) sockets: Table<Socket<C>>,
+    pub(crate) alarms: Wheel<Alarm>,
+    pub(crate) spare: Spare,
+    pub(crate) stats: Stats,
+    /// Sockets with pending bytes, to be sent at the end of the turn.
+    dirty: Vec<Handle>,
+    /// Sockets whose receive found no buffer, in the order in which they get their turn (D7).
+    starved: VecDeque<Handle>,
+    /// Sockets with something to be told that no completion will bring: bytes that were held.
+    deferred: VecDeque<Handle>,
+    /// Listeners that rest because no descriptor was left (D10).
+    resting: Vec<Handle>,
+    close_timeout_ms: u64,
+    pause_min_ms: u64,
+    pause_max_ms: u64,
+}
+
+/// What is due at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    /// A user's timer.
+    User(Handle),
+    /// An attempt to connect has taken too long.
+    Connect(Handle),
+    /// A closed connection has taken too long.
+    Close(Handle),
+    /// A listener has rested.
+    Accept(Handle),
+}
+
+/// How a socket goes once its user is done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// Pending bytes are sent first, and the peer's end of stream is awaited.
+    Flush,
+    /// At once: there is no connection, or none that could carry anything.
+    Drop,
+    /// At once, and the peer of a connection is told by a reset.
+    Reset,
+}
+
+impl<C> Reactor<C> {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            sockets: Table::new(options.sockets_max as usize),
+            alarms: Wheel::new(),
+            spare: Spare::new(),
+            stats: Stats::default(),
+            dirty: Vec::new(),
+            starved: VecDeque::new(),
+            deferred: VecDeque::new(),
+            resting: Vec::new(),
+            close_timeout_ms: millis(options.close_timeout),
+            pause_min_ms: millis(options.accept_pause_min).max(1),
+            pause_max_ms: millis(options.accept_pause_max).max(1),
+        }
+    }
+
+    /// The socket of a handle that its user still owns.
+    pub(crate) fn owned(&mut self, handle: Handle) -> Option<&mut Socket<C>> {
+        self.sockets.find_mut(handle).filter(|socket| socket.state.public().is_some())
+    }
+
+    /// The socket of a handle, if it may send.
+    pub(crate) fn sendable(&mut self, handle: Handle) -> Result<&mut Socket<C>, SendError> {
+        match self.owned(handle) {
+            None => Err(SendError::Stale),
+            Some(socket) if socket.state == State::Connected && socket.broken.is_none() => {
+                Ok(socket)
+            }
+            Some(_) => Err(SendError::NotConnected),
+        }
+    }
+
+    /// Queues bytes by letting `write` append `len` of them to the pending ones.
+    pub(crate) fn queue(
+        &mut self,
+        handle: Handle,
+        len: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<SendStatus, SendError> {
+        let socket = self.sendable(handle)?;
+        if let Err(error) = socket.backlog.admit(len) {
+            self.stats.sends_refused += 1;
+            return Err(error);
+        }
+        let socket = self.sockets.find_mut(handle).expect("found above");
+        write(socket.backlog.pending(&mut self.spare));
+        let status = socket.backlog.status();
+        self.mark_dirty(handle);
+        Ok(status)
+    }
+
+    pub(crate) fn mark_dirty(&mut self, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        if !socket.is_dirty && socket.backlog.has_pending() {
+            socket.is_dirty = true;
+            self.dirty.push(handle);
+        }
+    }
+
+    /// Gives all pending bytes of each dirty socket to the driver, as one send per socket.
+    pub(crate) fn flush<D: Driver>(&mut self, driver: &mut D) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for handle in dirty.drain(..) {
+            let Some(socket) = self.sockets.find_mut(handle) else { continue };
+            socket.is_dirty = false;
+            let may_send = matches!(socket.state, State::Connected | State::Flushing);
+            if !may_send || socket.broken.is_some() {
+                continue;
+            }
+            if let Some(bytes) = socket.backlog.take() {
+                socket.outstanding.insert(Op::Send);
+                driver.send(handle, bytes);
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    /// Something is to be told to the socket's user without a completion that would bring it.
+    pub(crate) fn defer(&mut self, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        if !socket.is_deferred {
+            socket.is_deferred = true;
+            self.deferred.push_back(handle);
+        }
+    }
+
+    pub(crate) fn pop_deferred(&mut self) -> Option<Handle> {
+        let handle = self.deferred.pop_front()?;
+        if let Some(socket) = self.sockets.find_mut(handle) {
+            socket.is_deferred = false;
+        }
+        Some(handle)
+    }
+
+    pub(crate) fn deferred_count(&self) -> usize {
+        self.deferred.len()
+    }
+
+    /// The socket's receive found no buffer: it gets its turn when there are some (D7).
+    pub(crate) fn starve(&mut self, handle: Handle) {
+        self.stats.no_buffers += 1;
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        if !socket.is_starved {
+            socket.is_starved = true;
+            self.starved.push_back(handle);
+        }
+    }
+
+    /// Lets as many starved sockets receive again as there are buffers, first come first.
+    pub(crate) fn feed<D: Driver>(&mut self, driver: &mut D, buffers: usize) {
+        for _ in 0..buffers.min(self.starved.len()) {
+            let Some(handle) = self.starved.pop_front() else { return };
+            let Some(socket) = self.sockets.find_mut(handle) else { continue };
+            socket.is_starved = false;
+            self.reconcile(driver, handle);
+        }
+    }
+
+    /// The listener found no descriptor: it rests, longer each time, until one is closed.
+    pub(crate) fn rest(&mut self, handle: Handle, now_ms: u64) {
+        self.stats.accept_pauses += 1;
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        let doubled = socket.pause_ms.saturating_mul(2);
+        socket.pause_ms = doubled.clamp(self.pause_min_ms, self.pause_max_ms);
+        let deadline = now_ms.saturating_add(socket.pause_ms);
+        self.arm(handle, deadline, Alarm::Accept(handle));
+        self.resting.push(handle);
+    }
+
+    /// Ends a listener's rest.
+    pub(crate) fn awaken<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        self.resting.retain(|resting| *resting != handle);
+        self.disarm(handle);
+        self.reconcile(driver, handle);
+    }
+
+    /// Sets the socket's one alarm.
+    pub(crate) fn arm(&mut self, handle: Handle, deadline_ms: u64, alarm: Alarm) {
+        self.disarm(handle);
+        let key = self.alarms.insert(deadline_ms, alarm);
+        if let Some(socket) = self.sockets.find_mut(handle) {
+            socket.alarm = Some(key);
+        }
+    }
+
+    pub(crate) fn disarm(&mut self, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        if let Some(key) = socket.alarm.take() {
+            self.alarms.cancel(key);
+        }
+    }
+
+    /// The user is done with the socket.
+    pub(crate) fn release<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        handle: Handle,
+        release: Release,
+        now_ms: u64,
+    ) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        match release {
+            Release::Flush => {
+                socket.state = State::Flushing;
+                let deadline = now_ms.saturating_add(self.close_timeout_ms);
+                self.arm(handle, deadline, Alarm::Close(handle));
+            }
+            Release::Drop => socket.state = State::Cancelling,
+            Release::Reset => {
+                socket.state = State::Cancelling;
+                driver.end(handle, End::Reset);
+            }
+        }
+        self.resting.retain(|resting| *resting != handle);
+        self.reconcile(driver, handle);
+    }
+
+    /// Cuts a closing connection short.
+    pub(crate) fn cut<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        if socket.state == State::Flushing {
+            // What is pending is lost, and the peer shall know.
+            driver.end(handle, End::Reset);
+        }
+        socket.state = State::Cancelling;
+        self.disarm(handle);
+        self.reconcile(driver, handle);
+    }
+
+    /// Submits whatever the socket's state asks for and is not outstanding, cancels what it does
+    /// not want any more, and frees the socket once it is over.
+    pub(crate) fn reconcile<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        if socket.state == State::Flushing && socket.backlog.queued() == 0 {
+            // Also where the peer finished first: it may wait for our end of stream.
+            driver.end(handle, End::Write);
+            socket.state = if socket.peer_finished { State::Cancelling } else { State::Lingering };
+        }
+        let armed = socket.outstanding;
+        if socket.state == State::Listening && !armed.has(Op::Accept) && socket.alarm.is_none() {
+            socket.outstanding.insert(Op::Accept);
+            self.stats.armed += 1;
+            driver.accept(handle);
+        }
+        match (socket.wants_receive(), armed.has(Op::Receive)) {
+            (true, false) => {
+                socket.outstanding.insert(Op::Receive);
+                self.stats.armed += 1;
+                driver.receive(handle);
+            }
+            (false, true) if !socket.cancelled.has(Op::Receive) => {
+                socket.cancelled.insert(Op::Receive);
+                driver.cancel(handle, Ops::only(Op::Receive));
+            }
+            (true, true) | (false, _) => {}
+        }
+        if socket.state == State::Cancelling {
+            self.retire(driver, handle);
+        }
+    }
+
+    /// Cancels what is outstanding, or frees the socket when nothing is (I3).
+    fn retire<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        if !socket.outstanding.is_empty() {
+            let fresh = socket.outstanding.without(socket.cancelled);
+            if !fresh.is_empty() {
+                socket.cancelled = socket.cancelled.or(fresh);
+                driver.cancel(handle, fresh);
+            }
+            return;
+        }
+        self.disarm(handle);
+        let has_descriptor = driver.socket(handle).is_some();
+        if has_descriptor {
+            driver.close(handle);
+        }
+        if let Some(mut socket) = self.sockets.remove(handle) {
+            self.spare.give(socket.backlog.clear());
+            self.spare.give(socket.reader.into_buffer());
+        }
+        self.stats.closed += 1;
+        if has_descriptor {
+            self.awaken_all(driver);
+        }
+    }
+
+    /// A descriptor was freed: listeners that rested for want of one try again.
+    pub(crate) fn awaken_all<D: Driver>(&mut self, driver: &mut D) {
+        for handle in std::mem::take(&mut self.resting) {
+            self.disarm(handle);
+            self.reconcile(driver, handle);
+        }
+    }
+}
+
+/// A duration in whole milliseconds, rounded up so that nothing happens early.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX / 4)
+}

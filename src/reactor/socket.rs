@@ -1,0 +1,148 @@
+//! One socket as the reactor sees it: its state, what it owes its user, what it has outstanding.
+//!
+//! A record without behaviour of its own beyond a few questions; transitions are in `mod.rs`.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::backlog::Backlog;
+use super::timer::TimerKey;
+use crate::driver::{Family, Ops};
+use crate::event::{CloseReason, SocketState};
+use crate::options::{BacklogLimits, Delivery};
+use crate::pdu::Reader;
+
+#[derive(Debug)]
+pub(crate) struct Socket<C> {
+    pub(crate) state: State,
+    pub(crate) family: Family,
+    /// What the driver has and has not answered for the last time.
+    pub(crate) outstanding: Ops,
+    /// Those of the outstanding that were asked to end.
+    pub(crate) cancelled: Ops,
+    pub(crate) hold: Hold,
+    /// Stands in the queue of that name.
+    pub(crate) is_dirty: bool,
+    pub(crate) is_starved: bool,
+    pub(crate) is_deferred: bool,
+    /// The application cut the connection: what is pending is not flushed.
+    pub(crate) is_aborted: bool,
+    /// The peer's end of stream was seen.
+    pub(crate) peer_finished: bool,
+    /// How a send failed. The connection's end follows when receiving ends.
+    pub(crate) broken: Option<CloseReason>,
+    /// The connection's end, to be told after the bytes that are held.
+    pub(crate) end: Option<CloseReason>,
+    pub(crate) reader: Reader,
+    pub(crate) backlog: Backlog,
+    pub(crate) delivery: Delivery,
+    pub(crate) callback: C,
+    pub(crate) user_data: u64,
+    /// The one deadline of the state: of connecting, of closing, or of a listener's rest.
+    pub(crate) alarm: Option<TimerKey>,
+    /// Further addresses of a connecting socket's host, to be tried in turn.
+    pub(crate) candidates: Option<Box<VecDeque<SocketAddr>>>,
+    /// The pause of a listener that found no descriptor, in ms; doubled each time.
+    pub(crate) pause_ms: u64,
+}
+
+/// Where a socket is in its life. Forward only, from the top to the bottom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Its host name is being resolved.
+    Idle,
+    Listening,
+    Connecting,
+    Connected,
+    /// Its Close event is being delivered.
+    Ending,
+    /// Given up by its user; pending bytes still go out.
+    Flushing,
+    /// The peer was told the end of the stream; its own end is awaited.
+    Lingering,
+    /// Everything outstanding was cancelled; the last completion frees it.
+    Cancelling,
+}
+
+impl State {
+    /// The state as users see it; `None` once the handle is stale for them.
+    pub(crate) const fn public(self) -> Option<SocketState> {
+        match self {
+            Self::Idle => Some(SocketState::Idle),
+            Self::Listening => Some(SocketState::Listening),
+            Self::Connecting => Some(SocketState::Connecting),
+            Self::Connected => Some(SocketState::Connected),
+            Self::Ending => Some(SocketState::Closing),
+            Self::Flushing | Self::Lingering | Self::Cancelling => None,
+        }
+    }
+}
+
+/// Why a connected socket does not receive, if it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Hold {
+    /// `pause_receive` was called.
+    pub(crate) by_user: bool,
+    /// As many bytes wait for `recv` as may.
+    pub(crate) by_pull: bool,
+    /// Its Connect or Confirm callback has not returned yet (C5).
+    pub(crate) by_announcement: bool,
+}
+
+impl Hold {
+    pub(crate) const fn is_on(self) -> bool {
+        self.by_user || self.by_pull || self.by_announcement
+    }
+}
+
+impl<C> Socket<C> {
+    pub(crate) fn new(
+        state: State,
+        family: Family,
+        (callback, user_data): (C, u64),
+        (delivery, limits): (Delivery, BacklogLimits),
+    ) -> Self {
+        Self {
+            state,
+            family,
+            outstanding: Ops::NONE,
+            cancelled: Ops::NONE,
+            hold: Hold::default(),
+            is_dirty: false,
+            is_starved: false,
+            is_deferred: false,
+            is_aborted: false,
+            peer_finished: false,
+            broken: None,
+            end: None,
+            reader: Reader::new(),
+            backlog: Backlog::new(limits),
+            delivery,
+            callback,
+            user_data,
+            alarm: None,
+            candidates: None,
+            pause_ms: 0,
+        }
+    }
+
+    /// Whether a receive ought to be outstanding.
+    pub(crate) const fn wants_receive(&self) -> bool {
+        if self.peer_finished || self.is_starved {
+            return false;
+        }
+        match self.state {
+            State::Connected => !self.hold.is_on() && self.end.is_none(),
+            // What still comes is dropped. Left unread, it would turn the close into a reset,
+            // and a reset may overtake what the peer has not read yet.
+            State::Flushing | State::Lingering => true,
+            State::Idle
+            | State::Listening
+            | State::Connecting
+            | State::Ending
+            | State::Cancelling => false,
+        }
+    }
+}

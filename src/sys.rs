@@ -1,0 +1,71 @@
+//! The system calls that no crate wraps safely, except those of epoll and of the ring.
+//!
+//! Each function is safe, does one call, and hands the kernel's error on as it came.
+
+#![expect(unsafe_code, reason = "system calls")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// An event descriptor with a count of zero.
+pub(crate) fn event_descriptor(is_blocking: bool) -> io::Result<OwnedFd> {
+    let flags = libc::EFD_CLOEXEC | if is_blocking { 0 } else { libc::EFD_NONBLOCK };
+    // SAFETY: takes plain numbers.
+    let fd = check(unsafe { libc::eventfd(0, flags) })?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Adds one to an event descriptor. Safe to call in a signal handler.
+pub(crate) fn signal_event(event: BorrowedFd<'_>) {
+    let one = 1u64.to_ne_bytes();
+    // The count can only overflow after 2⁶⁴ wake-ups, and then the event is signalled anyway.
+    // SAFETY: `one` is eight readable bytes for the length of the call.
+    unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}
+
+/// Sets a non-blocking event descriptor back to zero.
+pub(crate) fn reset_event(event: BorrowedFd<'_>) {
+    let mut count = [0u8; 8];
+    // SAFETY: `count` is eight writable bytes for the length of the call.
+    unsafe { libc::read(event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+}
+
+/// The descriptor that an accept request returned; `None` for an error.
+pub(crate) fn accepted_descriptor(result: i32) -> Option<OwnedFd> {
+    // SAFETY: the kernel made this descriptor for the one completion that carries it, and the
+    // driver takes each completion once.
+    (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+/// Accepts one client without blocking, if the listener does not block.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: null pointers say that the peer's address is not wanted.
+    let fd = unsafe { libc::accept4(listener.as_raw_fd(), address, len, libc::SOCK_CLOEXEC) };
+    let fd = check(fd)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Receives what is there, without blocking. Zero is the end of the stream.
+pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<usize> {
+    let (fd, address) = (socket.as_raw_fd(), space.as_mut_ptr().cast());
+    // SAFETY: `space` is writable for its length, for the length of the call.
+    length(unsafe { libc::recv(fd, address, space.len(), libc::MSG_DONTWAIT) })
+}
+
+/// Sends what fits, without blocking and without SIGPIPE.
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `bytes` is readable for its length, for the length of the call.
+    length(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn length(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}

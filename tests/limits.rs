@@ -1,0 +1,212 @@
+//! Behaviour at the limits of a process, each tried in a child of its own: no descriptor left, and
+//! a sandbox that forbids io_uring.
+//!
+//! A child is this very program, started again for one test with `NETLIB_TEST_CHILD` set.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+use std::{env, fs};
+
+use uring_netlib::{
+    Address, Backend, BuildError, Errno, Event, Handle, Netlib, Options, UringError,
+};
+
+const CHILD: &str = "NETLIB_TEST_CHILD";
+
+/// A child that ends with the test, however that ends.
+struct Guard(Child);
+
+impl Guard {
+    /// Starts this program again for the test of that name.
+    fn start(test: &str, role: &str) -> (Self, ChildStdin, impl Iterator<Item = String> + use<>) {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(CHILD, role)
+            .env_remove("NETLIB_BACKEND")
+            .env_remove("NETLIB_URING_MASK")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        (Self(child), stdin, lines)
+    }
+
+    fn expect_success(mut self) {
+        assert!(self.0.wait().unwrap().success(), "the child failed; its output is above");
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What comes after a mark on a line of a child's output.
+fn marked(lines: &mut impl Iterator<Item = String>, mark: &str) -> String {
+    let found = lines.find_map(|line| line.split_once(mark).map(|(_, rest)| rest.to_owned()));
+    found.unwrap_or_else(|| panic!("the child ended without {mark:?}"))
+}
+
+fn descriptors() -> u64 {
+    fs::read_dir("/proc/self/fd").unwrap().count() as u64
+}
+
+fn backends() -> Vec<&'static str> {
+    match env::var("NETLIB_BACKEND").as_deref() {
+        Ok("uring") => vec!["uring"],
+        Ok("epoll") => vec!["epoll"],
+        _ => vec!["uring", "epoll"],
+    }
+}
+
+fn echo(count: &mut u32, net: &mut Netlib<u32>, handle: Handle, event: Event<'_>) {
+    if let Event::Pdu(pdu) = event {
+        *count += 1;
+        net.send(handle, pdu.frame()).unwrap();
+    }
+}
+
+/// D10: a server without descriptors rests, drops no client, harms no connection, does not spin,
+/// and goes on as soon as one is closed.
+#[test]
+fn a_listener_survives_without_descriptors() {
+    if let Ok(backend) = env::var(CHILD) {
+        return serve_with_few_descriptors(backend.parse().unwrap());
+    }
+    for backend in backends() {
+        let (child, stdin, mut lines) =
+            Guard::start("a_listener_survives_without_descriptors", backend);
+        let address = marked(&mut lines, "listening on ");
+        let mut clients: Vec<TcpStream> =
+            (0..40).map(|_| TcpStream::connect(&address).unwrap()).collect();
+        for (number, client) in (0u8..).zip(&mut clients) {
+            client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            client.write_all(&pdu(number)).unwrap();
+        }
+        // The first ones are served; each that leaves makes room for one that waits.
+        for (number, mut client) in (0u8..).zip(clients) {
+            let mut answer = [0; 17];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(answer, pdu(number), "on {backend}");
+        }
+        drop(stdin);
+        let pauses: u64 = marked(&mut lines, "pauses ").parse().unwrap();
+        assert!(pauses > 0, "on {backend} there were descriptors enough");
+        child.expect_success();
+    }
+}
+
+fn pdu(number: u8) -> [u8; 17] {
+    let mut pdu = [0; 17];
+    pdu[3] = 17;
+    pdu[16] = number;
+    pdu
+}
+
+fn serve_with_few_descriptors(backend: Backend) {
+    let mut net = Options::new().backend(backend).build().unwrap();
+    let listener = net.listen("127.0.0.1:0", echo, 0).unwrap();
+    let before = descriptors();
+    limit_descriptors(before + 8);
+    println!("\nlistening on {}", net.option(listener).unwrap().local_address().unwrap());
+    let remote = net.remote();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read(&mut [0]);
+        remote.stop();
+    });
+    let mut count = 0;
+    net.eventloop(&mut count, Duration::from_secs(60)).unwrap();
+    while net.stats().sockets > 1 {
+        net.turn(&mut count, Duration::from_millis(10)).unwrap();
+    }
+    let stats = net.stats();
+    assert_eq!((count, stats.accepted), (40, 40));
+    assert!(stats.turns < 2000, "{} turns for 40 clients: it spun", stats.turns);
+    assert_eq!(descriptors(), before, "descriptors leaked");
+    println!("\npauses {}", stats.accept_pauses);
+}
+
+/// Lowers the number of descriptors that this process may have.
+fn limit_descriptors(count: u64) {
+    let limit = libc::rlimit { rlim_cur: count, rlim_max: 20_000 };
+    // SAFETY: `limit` is a valid value for the length of the call.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Where a sandbox forbids io_uring, `Auto` serves on epoll and says why, and `Uring` is a typed
+/// error; both without and with a filter that pretends the call did not exist.
+#[test]
+fn a_sandbox_without_io_uring_gets_epoll() {
+    if let Ok(errno) = env::var(CHILD) {
+        return start_in_a_sandbox(errno.parse().unwrap());
+    }
+    for (errno, name) in [(libc::EPERM, "EPERM"), (libc::ENOSYS, "ENOSYS")] {
+        let test = "a_sandbox_without_io_uring_gets_epoll";
+        let (child, _stdin, mut lines) = Guard::start(test, &errno.to_string());
+        let line = marked(&mut lines, "backend=epoll");
+        assert!(line.contains(name) && line.contains("to mend it"), "{line}");
+        let address = marked(&mut lines, "listening on ");
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(&pdu(1)).unwrap();
+        let mut answer = [0; 17];
+        client.read_exact(&mut answer).unwrap();
+        drop(client);
+        child.expect_success();
+    }
+}
+
+fn start_in_a_sandbox(errno: i32) {
+    forbid_io_uring(errno);
+    let refused = Options::new().backend(Backend::Uring).build::<u32>();
+    let Err(BuildError::Uring(UringError::Setup(given))) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(given, Errno(errno));
+    let mut net = Options::new().backend(Backend::Auto).build().unwrap();
+    assert_eq!(net.backend().fallback, Some(UringError::Setup(Errno(errno))));
+    println!("\n{}", net.backend());
+    let listener = net.listen("127.0.0.1:0", echo, 0).unwrap();
+    let Address::Ip(address) = net.option(listener).unwrap().local_address().unwrap() else {
+        panic!("an IPv4 address");
+    };
+    println!("\nlistening on {address}");
+    let mut count = 0;
+    while net.stats().closed == 0 {
+        net.turn(&mut count, Duration::from_secs(10)).unwrap();
+    }
+    assert_eq!(count, 1);
+}
+
+/// Lets `io_uring_setup` fail on this thread with an errno, and allows the rest.
+fn forbid_io_uring(errno: i32) {
+    let number = u32::try_from(libc::SYS_io_uring_setup).unwrap();
+    let refusal = libc::SECCOMP_RET_ERRNO | u32::try_from(errno).unwrap();
+    let one = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt,
+        jf,
+        k,
+    };
+    let mut filter = [
+        // The system call's number is the first word of what a filter sees.
+        one(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        one(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+        one(libc::BPF_RET | libc::BPF_K, 0, 0, refusal),
+        one(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: takes plain numbers.
+    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: `program` points at four instructions that live for the length of the call.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
