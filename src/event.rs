@@ -47,7 +47,6 @@ impl Handle {
         self.0 as u32
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "24 bits remain")]
     pub(crate) const fn generation(self) -> u32 {
         (self.0 >> 32) as u32 & Self::GENERATION_MAX
     }

@@ -53,9 +53,11 @@ impl BufRing {
         let before = self.tail;
         while let Some((id, address)) = self.pool.give_to_kernel() {
             let slot = usize::from(self.tail & self.mask);
-            // SAFETY: `slot` is at most `mask`, so the entry is inside the ring's memory. The
-            // kernel reads entries only up to the tail stored below, which this one is past.
-            let entry = unsafe { self.entries.add(slot).as_mut() };
+            // SAFETY: `slot` is at most `mask`, so the entry is inside the ring's memory.
+            let mut entry = unsafe { self.entries.add(slot) };
+            // SAFETY: the kernel reads entries only up to the tail that is stored below, and this
+            // one is past it; on this side `self` is borrowed mutably, and owns the memory.
+            let entry = unsafe { entry.as_mut() };
             entry.set_addr(address as u64);
             entry.set_len(u32::try_from(self.pool.buffer_len()).expect("at most 1 MiB"));
             entry.set_bid(id);

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::mem;
 use std::os::fd::OwnedFd;
 
@@ -126,7 +127,7 @@ impl<A> Netlib<A> {
         self.reactor.stats.connected += 1;
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.state = State::Connected;
-        socket.candidates = None;
+        socket.candidates = VecDeque::new();
         socket.hold.by_announcement = true;
         let callback = socket.callback;
         callback(app, self, handle, Event::Confirm);
@@ -216,7 +217,7 @@ impl<A> Netlib<A> {
             if socket.state != State::Connected {
                 return;
             }
-            let is_held = socket.hold.is_on() && !socket.hold.by_pull;
+            let is_held = socket.hold.by_user || socket.hold.by_announcement;
             if is_held || (input.is_empty() && socket.reader.is_empty()) {
                 return self.hold(handle, input);
             }

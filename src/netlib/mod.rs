@@ -11,6 +11,7 @@ mod setup;
 mod turn;
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 pub use option::SocketOptions;
@@ -89,8 +90,8 @@ pub struct Netlib<A> {
 struct Timer<A> {
     callback: Callback<A>,
     user_data: u64,
-    /// 0 for a timer that fires once.
-    period_ms: u64,
+    /// `None` for a timer that fires once.
+    period_ms: Option<NonZeroU64>,
     key: Option<TimerKey>,
 }
 
@@ -329,8 +330,8 @@ impl<A> Netlib<A> {
         callback: Callback<A>,
         user_data: u64,
     ) -> TimerId {
-        let interval_ms = millis(interval).max(1);
-        let period_ms = if repeat == Repeat::Forever { interval_ms } else { 0 };
+        let interval_ms = NonZeroU64::new(millis(interval)).unwrap_or(NonZeroU64::MIN);
+        let period_ms = (repeat == Repeat::Forever).then_some(interval_ms);
         let timer = Timer { callback, user_data, period_ms, key: None };
         let inserted = self.timers.insert(timer);
         let Ok(id) = inserted else { panic!("no more than 2²⁴ timers") };

@@ -2,9 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use socket2::{Domain, SockAddr, SockRef, Socket as System, Type};
@@ -113,8 +111,7 @@ impl<A> Netlib<A> {
         let mut failure = None;
         loop {
             let Some(socket) = self.reactor.sockets.find_mut(handle) else { return Err(failure) };
-            let next = socket.candidates.as_mut().and_then(|candidates| candidates.pop_front());
-            let address = next.ok_or(failure)?;
+            let address = socket.candidates.pop_front().ok_or(failure)?;
             if self.driver.socket(handle).is_some() {
                 self.driver.close(handle);
             }
@@ -133,8 +130,7 @@ impl<A> Netlib<A> {
             return;
         }
         socket.state = State::Connecting;
-        let candidates: VecDeque<SocketAddr> = addresses.into_iter().take(CANDIDATES_MAX).collect();
-        socket.candidates = Some(Box::new(candidates));
+        socket.candidates = addresses.into_iter().take(CANDIDATES_MAX).collect();
         if let Err(failure) = self.try_next_candidate(handle) {
             let reason = failure.map_or(CloseReason::ResolveFailed, CloseReason::from_errno);
             self.fail(app, handle, reason);

@@ -79,7 +79,7 @@ impl<A> Netlib<A> {
 
     /// How long the driver may wait; `None` for as long as it takes.
     fn wait_limit(&self, wait_timeout: Duration) -> Option<Duration> {
-        if self.reactor.deferred_count() > 0 || self.remote.is_stopping() {
+        if self.reactor.is_busy() || self.remote.is_stopping() {
             return Some(Duration::ZERO);
         }
         let due = self
@@ -106,13 +106,16 @@ impl<A> Netlib<A> {
     fn fire_timer(&mut self, app: &mut A, id: Handle, deadline_ms: u64, now_ms: u64) {
         let Some(timer) = self.timers.find_mut(id) else { return };
         let (callback, user_data) = (timer.callback, timer.user_data);
-        if timer.period_ms == 0 {
-            self.timers.remove(id);
-        } else {
-            // The rhythm is kept, and the beats that were missed are left out.
-            let missed = (now_ms - deadline_ms) / timer.period_ms;
-            let next = deadline_ms.saturating_add((missed + 1).saturating_mul(timer.period_ms));
-            timer.key = Some(self.reactor.alarms.insert(next, Alarm::User(id)));
+        match timer.period_ms {
+            None => {
+                self.timers.remove(id);
+            }
+            Some(period_ms) => {
+                // The rhythm is kept, and the beats that were missed are left out.
+                let beats = (now_ms - deadline_ms) / period_ms + 1;
+                let next = deadline_ms.saturating_add(beats.saturating_mul(period_ms.get()));
+                timer.key = Some(self.reactor.alarms.insert(next, Alarm::User(id)));
+            }
         }
         let timer = TimerId(id.to_bits());
         callback(app, self, Handle::NONE, Event::Timer { timer, user_data });

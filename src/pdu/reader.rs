@@ -174,6 +174,10 @@ impl Reader {
     /// Held bytes move only when the vector is full, and a move is paid for by as many bytes that
     /// were consumed or appended since the last one: appending is linear over all calls.
     fn append(&mut self, bytes: &[u8], goal: usize) {
+        if self.is_empty() {
+            self.carry.clear();
+            self.start = 0;
+        }
         if bytes.len() > self.carry.capacity() - self.carry.len() {
             let is_mostly_consumed = self.start >= self.len();
             self.carry.drain(..self.start);
@@ -201,4 +205,217 @@ fn cut<'i>(spec: &FrameSpec, input: &mut &'i [u8]) -> Result<Option<Pdu<'i>>, Fr
     let Some((frame, rest)) = input.split_at_checked(len) else { return Ok(None) };
     *input = rest;
     Ok(Some(Pdu::new(frame, spec.header_len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: FrameSpec = FrameSpec::teamtalk();
+
+    /// A PDU of `len` bytes, as far as its length is concerned.
+    fn pdu(len: u32) -> Vec<u8> {
+        let mut frame = vec![0x55; len as usize];
+        frame[..4].copy_from_slice(&len.to_be_bytes());
+        frame
+    }
+
+    /// What is whole in the input is lent from there: the carry stays without memory.
+    #[test]
+    fn a_whole_pdu_is_lent_from_the_input() {
+        let stream = [pdu(16), pdu(20), pdu(31)[..30].to_vec()].concat();
+        let (mut reader, mut input) = (Reader::new(), &stream[..]);
+        for range in [0..16, 16..36] {
+            let frame = reader.next(&SPEC, &mut input).unwrap().unwrap().frame();
+            assert!(std::ptr::eq(frame, &stream[range]));
+        }
+        assert_eq!(reader.next(&SPEC, &mut input), Ok(None));
+        assert_eq!(input, &stream[36..]);
+        assert!(!reader.has_buffer());
+    }
+
+    /// The carry takes what its PDU misses; the PDU behind it is lent from the input again.
+    #[test]
+    fn only_the_missing_bytes_are_moved() {
+        let (split, whole) = (pdu(100), pdu(50));
+        for at in 1..100 {
+            let mut reader = Reader::new();
+            reader.hold(&split[..at]);
+            let tail = [&split[at..], &whole].concat();
+            let mut input = &tail[..];
+            assert_eq!(reader.next(&SPEC, &mut input).unwrap().unwrap().frame(), split);
+            assert_eq!(input, whole);
+            assert!(reader.is_empty() && reader.has_buffer());
+            let frame = reader.next(&SPEC, &mut input).unwrap().unwrap().frame();
+            assert!(std::ptr::eq(frame, &tail[100 - at..]));
+        }
+    }
+
+    /// A started PDU swallows the input until it is whole, a byte at a time if need be.
+    #[test]
+    fn a_pdu_that_is_not_whole_takes_all_of_the_input() {
+        let frame = pdu(40);
+        let mut reader = Reader::new();
+        reader.hold(&frame[..1]);
+        for byte in frame[1..39].chunks(1) {
+            let mut input = byte;
+            assert_eq!(reader.next(&SPEC, &mut input), Ok(None));
+            assert!(input.is_empty());
+        }
+        assert_eq!(reader.next(&SPEC, &mut &[][..]), Ok(None));
+        let mut input = &frame[39..];
+        assert_eq!(reader.next(&SPEC, &mut input).unwrap().unwrap().frame(), frame);
+    }
+
+    /// A bad length is told at its last byte, wherever the split, every time, and stores nothing
+    /// beyond the length.
+    #[test]
+    fn a_bad_length_is_an_error_at_once_and_for_ever() {
+        for len in (0..16).chain([(1 << 20) + 1, u32::MAX - 15, u32::MAX]) {
+            let error = SPEC.frame_len(&len.to_be_bytes()).unwrap_err();
+            let bytes = [&len.to_be_bytes()[..], &[0; 60]].concat();
+            for at in 0..=bytes.len() {
+                let mut reader = Reader::new();
+                reader.hold(&bytes[..at]);
+                let mut input = &bytes[at..];
+                for _ in 0..3 {
+                    assert_eq!(reader.next(&SPEC, &mut input), Err(error));
+                }
+                let stored = if at == 0 { 0 } else { at.max(4) };
+                assert_eq!((reader.len(), input.len()), (stored, bytes.len() - stored));
+                let held = reader.into_buffer();
+                assert!(held.capacity() <= 2 * stored.max(4), "{len} split at {at}");
+            }
+            let mut input = &bytes[..3];
+            assert_eq!(Reader::new().next(&SPEC, &mut input), Ok(None));
+        }
+    }
+
+    /// Promised lengths cost nothing: memory follows the bytes that came, and ends at the frame.
+    #[test]
+    fn memory_follows_what_arrived_not_what_was_promised() {
+        let len = 1_u32 << 20;
+        let frame = pdu(len);
+        let mut reader = Reader::new();
+        reader.hold(&frame[..16]);
+        assert_eq!(reader.next(&SPEC, &mut &[][..]), Ok(None));
+        assert!(reader.carry.capacity() <= 32);
+        for chunk in frame[16..].chunks(1460) {
+            let mut input = chunk;
+            let is_whole = reader.next(&SPEC, &mut input).unwrap().is_some();
+            assert!(reader.carry.capacity() <= 2 * reader.carry.len());
+            assert_eq!(is_whole, reader.is_empty());
+        }
+        assert_eq!(reader.carry.capacity(), len as usize);
+    }
+
+    /// Held bytes move seldom enough: the bytes moved never pass a small multiple of those held,
+    /// whatever the pattern of holding and consuming.
+    #[test]
+    fn holding_and_consuming_is_linear() {
+        for (lead, step) in [(0, 1), (1, 1), (1000, 1), (1000, 7), (1000, 1000), (4096, 5000)] {
+            let mut reader = Reader::new();
+            reader.hold(&vec![0; lead]);
+            let (mut held, mut moved) = (lead, 0);
+            for _ in 0..20_000 {
+                let (place, start) = (reader.carry.as_ptr(), reader.start);
+                let len = reader.len();
+                reader.hold(&vec![0; step]);
+                held += step;
+                if reader.carry.as_ptr() != place || reader.start != start {
+                    moved += len;
+                }
+                reader.consume(step);
+            }
+            assert_eq!(reader.len(), lead);
+            assert!(moved <= 2 * held, "{moved} bytes moved for {held} held");
+            let capacity_max = 4 * (lead + step);
+            assert!(reader.carry.capacity() <= capacity_max, "{}", reader.carry.capacity());
+        }
+    }
+
+    /// Raw use: what is held can be looked at and dropped in any portions.
+    #[test]
+    fn held_bytes_are_consumed_from_the_front() {
+        let mut reader = Reader::new();
+        reader.hold(b"one");
+        reader.hold(b"two");
+        assert_eq!((reader.unread(), reader.len()), (&b"onetwo"[..], 6));
+        reader.consume(4);
+        assert_eq!(reader.unread(), b"wo");
+        reader.hold(b"3");
+        reader.consume(3);
+        assert!(reader.is_empty() && reader.unread().is_empty());
+    }
+
+    /// More than is held cannot be consumed.
+    #[test]
+    #[should_panic(expected = "no more is consumed than is held")]
+    fn consuming_too_much_panics() {
+        let mut reader = Reader::new();
+        reader.hold(b"ab");
+        reader.consume(1);
+        reader.consume(2);
+    }
+
+    /// The carry's memory goes round: handed in, used without growing, taken away empty.
+    #[test]
+    fn a_buffer_goes_in_and_comes_out() {
+        let frame = pdu(64);
+        let mut reader = Reader::new();
+        assert!(!reader.has_buffer());
+        let buffer = Vec::with_capacity(64);
+        let place = buffer.as_ptr();
+        reader.set_buffer(buffer);
+        reader.hold(&frame[..10]);
+        assert!(reader.next(&SPEC, &mut &frame[10..]).unwrap().is_some());
+        let buffer = reader.take_buffer();
+        assert_eq!((buffer.as_ptr(), buffer.len(), buffer.capacity()), (place, 0, 64));
+        assert!(!reader.has_buffer());
+        reader.hold(b"dropped");
+        assert!(reader.into_buffer().is_empty());
+    }
+
+    /// The carry's memory is not taken from under held bytes.
+    #[test]
+    #[should_panic(expected = "only while nothing is held")]
+    fn a_buffer_in_use_stays() {
+        let mut reader = Reader::new();
+        reader.hold(b"held");
+        let _ = reader.take_buffer();
+    }
+
+    /// Held bytes are not lost to another buffer.
+    #[test]
+    #[should_panic(expected = "only while nothing is held")]
+    fn a_buffer_in_use_is_not_replaced() {
+        let mut reader = Reader::new();
+        reader.hold(b"held");
+        reader.set_buffer(Vec::new());
+    }
+
+    /// A spec that was never validated neither panics nor lends PDUs without end.
+    #[test]
+    fn refused_specs_end_as_well() {
+        use crate::pdu::{Endian, LengthCounts};
+        for (offset, width, header_len) in [(0, 0, 0), (4, 0, 0), (3, 9, 2), (0, 255, 16)] {
+            for counts in [LengthCounts::Frame, LengthCounts::AfterLength, LengthCounts::Body] {
+                let spec = FrameSpec::new(offset, width, Endian::Big, counts, header_len)
+                    .with_min(0)
+                    .with_max(u32::MAX);
+                for at in 0..100 {
+                    let mut reader = Reader::new();
+                    reader.hold(&[0; 100][at..]);
+                    let mut input = &[1; 100][..];
+                    for _ in 0..=200 {
+                        match reader.next(&spec, &mut input) {
+                            Ok(Some(pdu)) => assert!(!pdu.frame().is_empty()),
+                            Ok(None) | Err(_) => break,
+                        }
+                    }
+                    assert!(!matches!(reader.next(&spec, &mut input), Ok(Some(_))), "{spec:?}");
+                }
+            }
+        }
+    }
 }

@@ -170,6 +170,11 @@ impl<C> Reactor<C> {
         self.deferred.len()
     }
 
+    /// Whether there is work that no completion will announce, so that nothing may be waited for.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.deferred.is_empty() || !self.starved.is_empty() || !self.dirty.is_empty()
+    }
+
     /// The socket's receive found no buffer: it gets its turn when there are some (D7).
     pub(crate) fn starve(&mut self, handle: Handle) {
         self.stats.no_buffers += 1;

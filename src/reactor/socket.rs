@@ -43,7 +43,7 @@ pub(crate) struct Socket<C> {
     /// The one deadline of the state: of connecting, of closing, or of a listener's rest.
     pub(crate) alarm: Option<TimerKey>,
     /// Further addresses of a connecting socket's host, to be tried in turn.
-    pub(crate) candidates: Option<Box<VecDeque<SocketAddr>>>,
+    pub(crate) candidates: VecDeque<SocketAddr>,
     /// The pause of a listener that found no descriptor, in ms; doubled each time.
     pub(crate) pause_ms: u64,
 }
@@ -123,7 +123,7 @@ impl<C> Socket<C> {
             callback,
             user_data,
             alarm: None,
-            candidates: None,
+            candidates: VecDeque::new(),
             pause_ms: 0,
         }
     }
