@@ -342,10 +342,13 @@ describe! {
 }
 
 macro_rules! sources {
-    ($($name:ident { $($variant:ident),* })+) => {$(
+    ($($name:ident { $($variant:ident),+ })+) => {$(
         impl error::Error for $name {
             fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-                match self { $(Self::$variant(source) => Some(source),)* #[allow(unreachable_patterns, reason = "some have no source")] _ => None }
+                match self {
+                    $(Self::$variant(source) => Some(source),)+
+                    _ => None,
+                }
             }
         }
     )+};
@@ -354,11 +357,13 @@ macro_rules! sources {
 sources! {
     ListenError { Address, System }
     ConnectError { Address, System }
-    SendError {}
-    RecvError {}
     RunError { System }
     OptionError { Frame, System }
 }
+
+impl error::Error for SendError {}
+
+impl error::Error for RecvError {}
 
 impl From<AddressError> for ListenError {
     fn from(error: AddressError) -> Self {

@@ -9,6 +9,11 @@
 
 #![deny(unsafe_code)]
 
+/// The server in README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "uring-netlib needs Linux: it is made of io_uring and epoll, and has no other backend"

@@ -221,7 +221,8 @@ impl Default for Delivery {
 
 /// How many pending bytes a socket may have.
 ///
-/// Pending are the bytes that `send` took and the peer's side of the kernel has not.
+/// Pending are the bytes that `send` took and the kernel has not: those that wait, and those in
+/// flight, which count in full until the last of them has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BacklogLimits {
     /// At or below this many bytes `Event::Write` comes, if it is due. Default 32 KiB.

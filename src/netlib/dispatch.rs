@@ -11,7 +11,7 @@ use std::mem;
 use std::os::fd::OwnedFd;
 
 use super::Netlib;
-use crate::driver::{Completion, Driver, End, Outcome};
+use crate::driver::{Completion, Driver, End, Op, Outcome};
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
@@ -48,19 +48,21 @@ impl<A> Netlib<A> {
             }
             (State::Connected, Outcome::ReceiveFailed(errno)) => {
                 if !(was_cancelled && errno == Errno::CANCELLED) {
-                    self.on_receive_failed(app, handle, errno);
+                    self.on_end(app, handle, CloseReason::from_errno(errno));
                 }
             }
             (_, Outcome::Sent(bytes)) => self.on_sent(app, handle, bytes),
             (_, Outcome::SendFailed(errno, bytes)) => {
-                self.on_send_failed(app, handle, errno, bytes);
+                self.on_send_failed(handle, errno, bytes);
             }
             // Nobody wants what still comes, but its end matters.
             (State::Flushing | State::Lingering, Outcome::EndOfStream) => {
                 self.on_peer_finished(handle, false);
             }
             (State::Flushing | State::Lingering, Outcome::ReceiveFailed(errno)) => {
-                self.on_peer_finished(handle, errno != Errno::CANCELLED);
+                if !(was_cancelled && errno == Errno::CANCELLED) {
+                    self.on_peer_finished(handle, true);
+                }
             }
             (State::Flushing | State::Lingering, Outcome::Received(_)) | (State::Cancelling, _) => {
             }
@@ -72,15 +74,8 @@ impl<A> Netlib<A> {
     /// Tells what was held back, once it may be told.
     pub(super) fn on_deferred(&mut self, app: &mut A, handle: Handle) {
         self.deliver(app, handle, &[]);
-        let Some(socket) = self.reactor.owned(handle) else { return };
-        let is_connected = socket.state == State::Connected;
-        if let Some(end) = socket.end
-            && is_connected
-            && may_end(socket)
-        {
-            let reason = with_remainder(end, socket);
-            self.finish(app, handle, reason, Release::Flush);
-        }
+        self.tell_end(app, handle);
+        self.reactor.reconcile(&mut self.driver, handle);
     }
 
     fn on_accepted(&mut self, app: &mut A, listener: Handle, client: OwnedFd) {
@@ -141,28 +136,48 @@ impl<A> Netlib<A> {
     }
 
     fn on_end_of_stream(&mut self, app: &mut A, handle: Handle) {
+        let Some(socket) = self.reactor.sockets.find(handle) else { return };
+        // A reset is reported once, to whichever direction asks first; the other sees a plain end.
+        // If the sending one was first, its failure may still be on its way.
+        let may_be_reset = socket.outstanding.has(Op::Send) && !self.has_peer(handle);
+        let reason = if may_be_reset { CloseReason::Reset } else { CloseReason::PeerClosed };
+        self.on_end(app, handle, reason);
+    }
+
+    /// Nothing more will arrive. The user is told after all that has (C6).
+    fn on_end(&mut self, app: &mut A, handle: Handle, reason: CloseReason) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        let reason = socket.broken.unwrap_or(reason);
         socket.peer_finished = true;
-        if let Some(reason) = socket.broken {
-            return self.fail(app, handle, reason);
+        socket.end = Some(reason);
+        if reason != CloseReason::PeerClosed {
+            socket.broken = Some(reason);
         }
-        if may_end(socket) {
-            let reason = with_remainder(CloseReason::PeerClosed, socket);
-            return self.finish(app, handle, reason, Release::Flush);
-        }
-        // Bytes are held before it (C6).
-        socket.end = Some(CloseReason::PeerClosed);
-        if socket.delivery == Delivery::Pull && !socket.hold.by_user {
+        let waits_for_pull = socket.delivery == Delivery::Pull && !socket.reader.is_empty();
+        if waits_for_pull && !socket.hold.by_user && !socket.is_deferred {
             let callback = socket.callback;
             callback(app, self, handle, Event::Read(&[]));
         }
+        self.tell_end(app, handle);
     }
 
-    fn on_receive_failed(&mut self, app: &mut A, handle: Handle, errno: Errno) {
-        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
-        socket.peer_finished = true;
-        let reason = socket.broken.unwrap_or(CloseReason::from_errno(errno));
-        self.fail(app, handle, reason);
+    /// Tells a connection's end, unless something is to be delivered before it.
+    fn tell_end(&mut self, app: &mut A, handle: Handle) {
+        let Some(socket) = self.reactor.sockets.find(handle) else { return };
+        let (State::Connected, Some(end)) = (socket.state, socket.end) else { return };
+        let is_cut_off = matches!(socket.delivery, Delivery::Pdu(_));
+        let has_unread = !socket.reader.is_empty() && !is_cut_off;
+        if socket.hold.by_user || socket.is_deferred || has_unread {
+            return;
+        }
+        match (end, socket.reader.len()) {
+            (CloseReason::PeerClosed, 0) => self.finish(app, handle, end, Release::Flush),
+            (CloseReason::PeerClosed, received) => {
+                let reason = CloseReason::Truncated { received };
+                self.finish(app, handle, reason, Release::Flush);
+            }
+            (end, _) => self.fail(app, handle, end),
+        }
     }
 
     fn on_sent(&mut self, app: &mut A, handle: Handle, bytes: Vec<u8>) {
@@ -180,24 +195,32 @@ impl<A> Netlib<A> {
 
     /// Nothing can be sent any more. What has arrived is delivered first, and the connection's end
     /// comes from the receiving side, so that it is told once and last.
-    fn on_send_failed(&mut self, app: &mut A, handle: Handle, errno: Errno, bytes: Vec<u8>) {
+    fn on_send_failed(&mut self, handle: Handle, errno: Errno, bytes: Vec<u8>) {
         self.reactor.spare.give(bytes);
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.backlog.land();
         let pending = socket.backlog.clear();
-        let reason = CloseReason::from_errno(errno);
-        let state = socket.state;
-        let will_end = !socket.peer_finished && !socket.hold.is_on() && socket.end.is_none();
-        if state == State::Connected {
-            socket.broken = Some(reason);
-        }
         self.reactor.spare.give(pending);
-        match state {
-            State::Connected if will_end => self.driver.end(handle, End::Both),
-            State::Connected => self.fail(app, handle, reason),
+        match socket.state {
+            State::Connected => self.on_broken(handle, CloseReason::from_errno(errno)),
             State::Flushing => self.reactor.cut(&mut self.driver, handle),
             _ => {}
         }
+    }
+
+    fn on_broken(&mut self, handle: Handle, reason: CloseReason) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        socket.broken = Some(reason);
+        // Whoever paused may wait for `Event::Write`, which will not come any more. So the pause
+        // ends, and what is left is told.
+        socket.hold.by_user = false;
+        socket.hold.by_pull = false;
+        if socket.end.is_some() {
+            socket.end = Some(reason);
+        } else {
+            self.driver.end(handle, End::Both);
+        }
+        self.reactor.defer(handle);
     }
 
     /// A closing connection has seen the peer's end.
@@ -314,21 +337,5 @@ impl<A> Netlib<A> {
             self.finish(app, handle, CloseReason::BadFrame(error), Release::Flush);
         }
         is_done
-    }
-}
-
-/// Whether nothing is left to be delivered before the end.
-fn may_end<C>(socket: &Socket<C>) -> bool {
-    let is_unread = !socket.reader.is_empty() && !matches!(socket.delivery, Delivery::Pdu(_));
-    !socket.hold.by_user && !is_unread
-}
-
-/// The reason for the end, told apart where a PDU was cut off by it.
-fn with_remainder<C>(end: CloseReason, socket: &Socket<C>) -> CloseReason {
-    match (end, socket.delivery, socket.reader.len()) {
-        (CloseReason::PeerClosed, Delivery::Pdu(_), received @ 1..) => {
-            CloseReason::Truncated { received }
-        }
-        (end, ..) => end,
     }
 }

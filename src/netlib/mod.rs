@@ -44,7 +44,7 @@ use crate::stats::Stats;
 /// - **C5** An accepted socket inherits its listener's callback, user data and settings, and
 ///   starts to receive once its Connect callback has returned.
 /// - **C6** Data before the end of the stream: every byte that arrived is delivered before Close.
-///   After a reset this holds for what had been read from the kernel.
+///   A reset makes the kernel drop what it has not handed over; the rest is delivered.
 /// - **C7** [`close`](Self::close) after [`send`](Self::send) flushes what was accepted, within
 ///   [`Options::close_timeout`]; `abort` does not.
 ///
@@ -294,7 +294,8 @@ impl<A> Netlib<A> {
     }
 
     /// Stops delivering and receiving from one socket; the peer is slowed down once the kernel's
-    /// buffers are full. Bytes that were on their way are kept.
+    /// buffers are full. Bytes that were on their way are kept. A connection whose sends fail ends
+    /// its pause: what has arrived is delivered, and then Close.
     ///
     /// # Errors
     /// [`Stale`]: the handle was closed.
@@ -423,8 +424,8 @@ impl<A> Netlib<A> {
     }
 
     fn release(&mut self, handle: Handle, release: Release) {
-        let now_ms = self.now_ms();
-        self.reactor.release(&mut self.driver, handle, release, now_ms);
+        let deadline = self.deadline(self.options.close_timeout);
+        self.reactor.release(&mut self.driver, handle, release, deadline);
     }
 
     /// Gives a reader's memory to others while it holds nothing, so that idle sockets cost none.

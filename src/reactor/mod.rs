@@ -38,11 +38,14 @@ pub(crate) struct Reactor<C> {
     dirty: Vec<Handle>,
     /// Sockets whose receive found no buffer, in the order in which they get their turn (D7).
     starved: VecDeque<Handle>,
+    /// Turns for which receives go through that queue although it may be empty: the one in which
+    /// a buffer was missing, and the next. Whoever is re-armed before another one is found to be
+    /// starved would otherwise take its buffer, turn after turn.
+    scarce_turns: u8,
     /// Sockets with something to be told that no completion will bring: bytes that were held.
     deferred: VecDeque<Handle>,
     /// Listeners that rest because no descriptor was left (D10).
     resting: Vec<Handle>,
-    close_timeout_ms: u64,
     pause_min_ms: u64,
     pause_max_ms: u64,
 }
@@ -80,9 +83,9 @@ impl<C> Reactor<C> {
             stats: Stats::default(),
             dirty: Vec::new(),
             starved: VecDeque::new(),
+            scarce_turns: 0,
             deferred: VecDeque::new(),
             resting: Vec::new(),
-            close_timeout_ms: millis(options.close_timeout),
             pause_min_ms: millis(options.accept_pause_min).max(1),
             pause_max_ms: millis(options.accept_pause_max).max(1),
         }
@@ -113,7 +116,7 @@ impl<C> Reactor<C> {
     ) -> Result<SendStatus, SendError> {
         let socket = self.sendable(handle)?;
         if let Err(error) = socket.backlog.admit(len) {
-            self.stats.sends_refused += 1;
+            self.stats.sends_refused += u64::from(matches!(error, SendError::Full { .. }));
             return Err(error);
         }
         let socket = self.sockets.find_mut(handle).expect("found above");
@@ -175,9 +178,15 @@ impl<C> Reactor<C> {
         !self.deferred.is_empty() || !self.starved.is_empty() || !self.dirty.is_empty()
     }
 
-    /// The socket's receive found no buffer: it gets its turn when there are some (D7).
+    /// The socket's receive found no buffer (D7).
     pub(crate) fn starve(&mut self, handle: Handle) {
         self.stats.no_buffers += 1;
+        self.scarce_turns = 2;
+        self.queue_for_buffers(handle);
+    }
+
+    /// The socket may receive when those that wait for buffers have had their turn.
+    fn queue_for_buffers(&mut self, handle: Handle) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         if !socket.is_starved {
             socket.is_starved = true;
@@ -187,12 +196,26 @@ impl<C> Reactor<C> {
 
     /// Lets as many starved sockets receive again as there are buffers, first come first.
     pub(crate) fn feed<D: Driver>(&mut self, driver: &mut D, buffers: usize) {
+        self.scarce_turns = self.scarce_turns.saturating_sub(1);
         for _ in 0..buffers.min(self.starved.len()) {
             let Some(handle) = self.starved.pop_front() else { return };
             let Some(socket) = self.sockets.find_mut(handle) else { continue };
             socket.is_starved = false;
-            self.reconcile(driver, handle);
+            if socket.wants_receive() && !socket.outstanding.has(Op::Receive) {
+                self.receive(driver, handle);
+            }
         }
+    }
+
+    fn is_scarce(&self) -> bool {
+        self.scarce_turns > 0 || !self.starved.is_empty()
+    }
+
+    fn receive<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        socket.outstanding.insert(Op::Receive);
+        self.stats.armed += 1;
+        driver.receive(handle);
     }
 
     /// The listener found no descriptor: it rests, longer each time, until one is closed.
@@ -229,22 +252,27 @@ impl<C> Reactor<C> {
         }
     }
 
-    /// The user is done with the socket.
+    /// The user is done with the socket; one that flushes has until the deadline.
     pub(crate) fn release<D: Driver>(
         &mut self,
         driver: &mut D,
         handle: Handle,
         release: Release,
-        now_ms: u64,
+        deadline_ms: u64,
     ) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         match release {
             Release::Flush => {
                 socket.state = State::Flushing;
-                let deadline = now_ms.saturating_add(self.close_timeout_ms);
-                self.arm(handle, deadline, Alarm::Close(handle));
+                self.arm(handle, deadline_ms, Alarm::Close(handle));
             }
-            Release::Drop => socket.state = State::Cancelling,
+            Release::Drop => {
+                if socket.state == State::Listening {
+                    // Frees the address at once; the accept may take a while to be cancelled.
+                    driver.end(handle, End::Both);
+                }
+                socket.state = State::Cancelling;
+            }
             Release::Reset => {
                 socket.state = State::Cancelling;
                 driver.end(handle, End::Reset);
@@ -269,31 +297,30 @@ impl<C> Reactor<C> {
     /// Submits whatever the socket's state asks for and is not outstanding, cancels what it does
     /// not want any more, and frees the socket once it is over.
     pub(crate) fn reconcile<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        let is_scarce = self.is_scarce();
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         if socket.state == State::Flushing && socket.backlog.queued() == 0 {
             // Also where the peer finished first: it may wait for our end of stream.
             driver.end(handle, End::Write);
             socket.state = if socket.peer_finished { State::Cancelling } else { State::Lingering };
         }
-        let armed = socket.outstanding;
-        if socket.state == State::Listening && !armed.has(Op::Accept) && socket.alarm.is_none() {
+        let (state, armed) = (socket.state, socket.outstanding);
+        if state == State::Listening && !armed.has(Op::Accept) && socket.alarm.is_none() {
             socket.outstanding.insert(Op::Accept);
             self.stats.armed += 1;
             driver.accept(handle);
         }
         match (socket.wants_receive(), armed.has(Op::Receive)) {
-            (true, false) => {
-                socket.outstanding.insert(Op::Receive);
-                self.stats.armed += 1;
-                driver.receive(handle);
-            }
+            // Nobody overtakes those that wait for buffers already.
+            (true, false) if is_scarce => self.queue_for_buffers(handle),
+            (true, false) => self.receive(driver, handle),
             (false, true) if !socket.cancelled.has(Op::Receive) => {
                 socket.cancelled.insert(Op::Receive);
                 driver.cancel(handle, Ops::only(Op::Receive));
             }
             (true, true) | (false, _) => {}
         }
-        if socket.state == State::Cancelling {
+        if state == State::Cancelling {
             self.retire(driver, handle);
         }
     }

@@ -1,0 +1,102 @@
+//! A server in a process of its own: this program once more, with other arguments.
+//!
+//! A process of its own, because its CPU time is what the bench measures. It never outlives the
+//! bench: it ends with the pipe to its parent, with its parent, and when its owner is dropped.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::sys::{self, CpuClock};
+use super::{ours, plain_epoll};
+
+/// The servers that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// This library on io_uring.
+    Uring,
+    /// This library on epoll.
+    Epoll,
+    /// The yardstick, without this library.
+    Plain,
+}
+
+impl Server {
+    pub(crate) const ALL: [Self; 3] = [Self::Uring, Self::Epoll, Self::Plain];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Uring => "uring",
+            Self::Epoll => "epoll",
+            Self::Plain => "plain",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|server| server.name() == name)
+    }
+
+    /// Is the server, in the process that was started for it.
+    pub(crate) fn serve(self, core: usize) -> io::Result<()> {
+        sys::end_with_parent(&io::stdin())?;
+        sys::pin_to(core)?;
+        sys::raise_descriptor_limit()?;
+        // A parent that does not hear of the port gives up by itself.
+        let port_sink = |port: u16| {
+            let _ = writeln!(io::stdout(), "{port}");
+        };
+        match self {
+            Self::Uring | Self::Epoll => ours::serve_ours(self.name(), port_sink),
+            Self::Plain => plain_epoll::serve(port_sink),
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+/// A running server. Dropping it ends the process and collects it.
+pub(crate) struct ServerProcess {
+    _child: Reaped,
+    pub(crate) cpu: CpuClock,
+    pub(crate) port: u16,
+}
+
+impl ServerProcess {
+    /// Returns when the server is ready for clients, or at last after [`START_MAX`].
+    pub(crate) fn start(server: Server, core: usize) -> io::Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .args(["--server", server.name(), "--core", &core.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut child = Reaped(child);
+        let output = child.0.stdout.as_mut().expect("stdout is piped");
+        let mut line = String::new();
+        if sys::is_readable_within(output, START_MAX)? {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        let port = line.trim_end().parse();
+        let port = port.map_err(|_| io::Error::other("the server does not start"))?;
+        Ok(Self { cpu: CpuClock::of_process(child.0.id())?, _child: child, port })
+    }
+}
+
+/// A child that is ended and collected whatever happens to its owner.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        // Neither can fail for a child that was not waited for, and nothing could be done then.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const START_MAX: Duration = Duration::from_secs(10);

@@ -1,0 +1,120 @@
+//! Rules of style that a machine can check; CONTRIBUTING.md lists them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+/// Every Rust file of the project.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders: Vec<PathBuf> =
+        ["src", "fallback", "tests", "examples", "benches"].map(|name| root.join(name)).to_vec();
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let path = path.strip_prefix(root).unwrap().to_owned();
+                sources.push(Source { path, text });
+            }
+        }
+    }
+    assert!(sources.len() > 30, "the files were found");
+    sources
+}
+
+/// Fails with every place where a rule is broken.
+fn expect_none(rule: &str, broken: impl Iterator<Item = String>) {
+    let broken: Vec<String> = broken.collect();
+    assert!(broken.is_empty(), "{rule}:\n{}", broken.join("\n"));
+}
+
+/// A file says in its first line what it is.
+#[test]
+fn every_file_has_a_header() {
+    let broken = sources().into_iter().filter(|source| !source.text.starts_with("//! "));
+    expect_none("files without a header", broken.map(|source| source.path.display().to_string()));
+}
+
+/// Files stay at 600 lines, lines at 100 columns.
+#[test]
+fn files_and_lines_stay_short() {
+    let long = |source: &Source| {
+        let path = source.path.display();
+        let lines = source.text.lines().count();
+        let file = (lines > 600).then(|| format!("{path}: {lines} lines"));
+        let wide = source.text.lines().enumerate().filter(|(_, line)| line.chars().count() > 100);
+        let wide = wide.map(|(at, _)| format!("{path}:{}: over 100 columns", at + 1));
+        file.into_iter().chain(wide).collect::<Vec<_>>()
+    };
+    expect_none("too long", sources().iter().flat_map(long));
+}
+
+/// Functions stay at 70 lines. Formatted code closes one at the column where it opened it.
+#[test]
+fn functions_stay_short() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        let lines: Vec<&str> = source.text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.trim_start();
+            let words = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "const fn "];
+            if !words.iter().any(|word| code.starts_with(word)) {
+                continue;
+            }
+            let close = format!("{}}}", &line[..line.len() - code.len()]);
+            let end = lines[at..].iter().position(|line| **line == close);
+            if end.is_some_and(|length| length >= 70) {
+                broken.push(format!("{}:{}", source.path.display(), at + 1));
+            }
+        }
+    }
+    expect_none("functions over 70 lines", broken.into_iter());
+}
+
+/// `unsafe` stands in five files of the library and no other; the crate denies it by itself, and
+/// this says which files may allow it.
+#[test]
+fn unsafe_code_stays_in_its_files() {
+    let allowed = [
+        "src/driver/uring/mod.rs",
+        "src/driver/buf_ring.rs",
+        "src/driver/pool.rs",
+        "src/sys.rs",
+        "fallback/epoll.rs",
+    ];
+    let library = |path: &Path| path.starts_with("src") || path.starts_with("fallback");
+    let broken = sources().into_iter().filter(|source| {
+        let may = allowed.iter().any(|path| source.path == Path::new(path));
+        library(&source.path) && !may && source.text.contains("(unsafe_code, reason")
+    });
+    expect_none("unsafe is not for", broken.map(|source| source.path.display().to_string()));
+}
+
+/// The clock is read in one place (I7). The driver's tests and the resolver's limit are no core.
+#[test]
+fn the_clock_is_read_in_one_place() {
+    let broken = sources().into_iter().filter(|source| {
+        let is_core = source.path.starts_with("src/reactor") || source.path.starts_with("src/pdu");
+        let is_turn = source.path.starts_with("src/netlib") && !source.path.ends_with("mod.rs");
+        (is_core || is_turn) && source.text.contains("Instant::now")
+    });
+    expect_none("reads the clock", broken.map(|source| source.path.display().to_string()));
+}
+
+/// Nothing unfinished is left behind.
+#[test]
+fn nothing_unfinished_is_left() {
+    let leftovers = ["TODO", "FIXME", "XXX", "HACK", "todo!(", "unimplemented!(", "dbg!("];
+    let broken = sources().into_iter().filter(|source| {
+        !source.path.ends_with("tidy.rs") && leftovers.iter().any(|left| source.text.contains(left))
+    });
+    expect_none("leftovers", broken.map(|source| source.path.display().to_string()));
+}
