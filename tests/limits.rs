@@ -1,5 +1,5 @@
-//! Behaviour at the limits of a process, each tried in a child of its own: no descriptor left, and
-//! a sandbox that forbids io_uring.
+//! Behaviour of a whole process, each tried in a child of its own: no descriptor left, peers that
+//! mean harm, a sandbox that forbids io_uring, and the environment's wishes.
 //!
 //! A child is this very program, started again for one test with `NETLIB_TEST_CHILD` set.
 
@@ -10,7 +10,8 @@ use std::time::Duration;
 use std::{env, fs};
 
 use uring_netlib::{
-    Address, Backend, BuildError, Errno, Event, Handle, Netlib, Options, UringError,
+    Address, Backend, BuildError, Errno, Event, Feature, Features, Handle, Netlib, Options,
+    UringError,
 };
 
 const CHILD: &str = "NETLIB_TEST_CHILD";
@@ -130,6 +131,136 @@ fn serve_with_few_descriptors(backend: Backend) {
     assert!(stats.turns < 2000, "{} turns for 40 clients: it spun", stats.turns);
     assert_eq!(descriptors(), before, "descriptors leaked");
     println!("\npauses {}", stats.accept_pauses);
+}
+
+/// Peers that send nonsense, vanish, reset, stop half-way or never read leave nothing behind: no
+/// socket, no buffer, no descriptor, and no harm to the next.
+#[test]
+fn hostile_peers_leave_nothing_behind() {
+    if let Ok(backend) = env::var(CHILD) {
+        return serve_hostile_peers(backend.parse().unwrap());
+    }
+    for backend in backends() {
+        let (child, stdin, mut lines) = Guard::start("hostile_peers_leave_nothing_behind", backend);
+        let address = marked(&mut lines, "listening on ");
+        for round in 0..50 {
+            let connect = || {
+                let peer = TcpStream::connect(&address).unwrap();
+                peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                peer
+            };
+            let mut lengths = [0u32, 1, 15, (1 << 20) + 1, u32::MAX].map(|length| {
+                let mut peer = connect();
+                peer.write_all(&pdu(1)).unwrap();
+                peer.write_all(&length.to_be_bytes()).unwrap();
+                peer
+            });
+            let silent = connect();
+            let mut half = connect();
+            half.write_all(&pdu(2)[..round % 17]).unwrap();
+            let mut reset = connect();
+            reset.write_all(&[pdu(3), pdu(4)].concat()[..20]).unwrap();
+            socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
+            let mut deaf = connect();
+            deaf.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
+            let _ = deaf.write_all(&pdu(5).repeat(20_000));
+            // Whoever sent a bad length is answered what was good, and sees the end at once.
+            for peer in &mut lengths {
+                let mut answers = Vec::new();
+                peer.read_to_end(&mut answers).unwrap();
+                assert_eq!(answers, pdu(1), "on {backend}");
+            }
+            drop((lengths, silent, half, reset, deaf));
+        }
+        drop(stdin);
+        marked(&mut lines, "nothing is left");
+        child.expect_success();
+    }
+}
+
+fn serve_hostile_peers(backend: Backend) {
+    let mut net = Options::new().backend(backend).build().unwrap();
+    let listener = net.listen("127.0.0.1:0", echo_or_abort, 0).unwrap();
+    let before = descriptors();
+    println!("\nlistening on {}", net.option(listener).unwrap().local_address().unwrap());
+    let remote = net.remote();
+    let thread = std::thread::spawn(move || {
+        let _ = std::io::stdin().read(&mut [0]);
+        remote.stop();
+    });
+    let mut count = 0;
+    net.eventloop(&mut count, Duration::from_secs(60)).unwrap();
+    thread.join().unwrap();
+    while net.stats().sockets > 1 {
+        net.turn(&mut count, Duration::from_secs(10)).unwrap();
+    }
+    let stats = net.stats();
+    assert_eq!((stats.accepted, stats.bad_frames), (50 * 9, 50 * 5), "{stats:?}");
+    assert_eq!(stats.buffers_free + stats.buffers_kernel, 1024, "{stats:?}");
+    assert_eq!(descriptors(), before, "descriptors leaked");
+    println!("\nnothing is left");
+}
+
+fn echo_or_abort(_: &mut u32, net: &mut Netlib<u32>, handle: Handle, event: Event<'_>) {
+    if let Event::Pdu(pdu) = event
+        && net.send(handle, pdu.frame()).is_err()
+    {
+        net.abort(handle).unwrap();
+    }
+}
+
+/// Without a feature that the ring driver needs, `Auto` is epoll with that reason, and `Uring` is
+/// an error that names it; without any other feature the ring works.
+#[test]
+fn a_masked_feature_degrades_or_is_missed() {
+    if backends() == ["epoll"] {
+        return;
+    }
+    for feature in Feature::ALL {
+        let options = |backend| {
+            Options::new().backend(backend).mask(Features::NONE.with(feature)).build::<()>()
+        };
+        if feature.is_required() {
+            let missing = UringError::Missing(feature);
+            let refused = options(Backend::Uring);
+            assert!(matches!(refused, Err(BuildError::Uring(error)) if error == missing));
+        } else {
+            let features = options(Backend::Uring).unwrap().backend().features;
+            assert!(!features.has(feature), "{feature} is masked");
+        }
+    }
+}
+
+/// `NETLIB_BACKEND` overrules `Auto` and nothing else, `NETLIB_URING_MASK` takes features away,
+/// and words that neither knows are errors that name them.
+#[test]
+fn the_environment_is_heard_and_checked() {
+    if let Ok(expected) = env::var(CHILD) {
+        let built = Options::new().build::<()>();
+        let text = built.map_or_else(|error| error.to_string(), |net| net.backend().to_string());
+        assert!(text.contains(&expected), "{text} instead of {expected}");
+        let forced = Options::new().backend(Backend::Epoll).build::<()>();
+        if let Ok(net) = forced {
+            assert_eq!(net.backend().backend, Backend::Epoll);
+        }
+        return;
+    }
+    let all = [
+        ("NETLIB_BACKEND", "epoll", "backend=epoll"),
+        ("NETLIB_BACKEND", "tokio", "\"tokio\""),
+        ("NETLIB_URING_MASK", "ext_arg", "io_uring lacks ext_arg"),
+        ("NETLIB_URING_MASK", "multishot", "\"multishot\""),
+    ];
+    for (name, value, expected) in all {
+        let status = Command::new(env::current_exe().unwrap())
+            .args(["the_environment_is_heard_and_checked", "--exact"])
+            .env_remove("NETLIB_BACKEND")
+            .env(CHILD, expected)
+            .env(name, value)
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success(), "{name}={value} is not {expected}");
+    }
 }
 
 /// Lowers the number of descriptors that this process may have.
