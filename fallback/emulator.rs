@@ -67,7 +67,7 @@ impl Epoll {
     pub(crate) fn new(options: &Options) -> io::Result<Self> {
         let poller = Poller::new()?;
         let waker = Waker::new(false)?;
-        poller.add(waker.descriptor(), WAKER_KEY)?;
+        poller.add_event(waker.descriptor(), WAKER_KEY)?;
         Ok(Self {
             poller,
             slots: Slots::new(),
@@ -108,15 +108,12 @@ impl Epoll {
         let mut position = 0;
         while let Some(ready) = self.poller.ready(position) {
             position += 1;
-            match (ready.key, ready.readable) {
-                (WAKER_KEY, true) => {
-                    self.counters.wakeups += 1;
-                    sys::reset_event(self.waker.descriptor());
-                    self.waker.take();
-                }
-                // An event descriptor can always be written to.
-                (WAKER_KEY, false) => {}
-                _ => self.latch(ready),
+            if ready.key == WAKER_KEY {
+                self.counters.wakeups += 1;
+                sys::reset_event(self.waker.descriptor());
+                self.waker.take();
+            } else {
+                self.latch(ready);
             }
         }
         Ok(())
@@ -180,7 +177,7 @@ impl Epoll {
 
 impl Driver for Epoll {
     fn adopt(&mut self, socket: OwnedFd, _family: Family, handle: Handle) -> io::Result<()> {
-        self.poller.add(socket.as_fd(), handle.to_bits())?;
+        self.poller.add_socket(socket.as_fd(), handle.to_bits())?;
         let slot = Slot {
             socket,
             outstanding: Ops::NONE,

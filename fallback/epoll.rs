@@ -33,8 +33,18 @@ impl Poller {
     }
 
     /// Registers a socket once, for everything, edge-triggered. Closing it takes it off again.
-    pub(super) fn add(&self, socket: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+    pub(super) fn add_socket(&self, socket: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        self.add(socket, key, libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP)
+    }
+
+    /// Registers an event descriptor, for being signalled. It can always be written to, and each
+    /// read would be an edge of that.
+    pub(super) fn add_event(&self, event: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+        self.add(event, key, libc::EPOLLIN)
+    }
+
+    fn add(&self, socket: BorrowedFd<'_>, key: u64, interest: i32) -> io::Result<()> {
+        let interest = interest | libc::EPOLLET;
         let mut event = libc::epoll_event { events: interest.cast_unsigned(), u64: key };
         let (epoll, fd) = (self.epoll.as_raw_fd(), socket.as_raw_fd());
         // SAFETY: `event` is a valid event for the length of the call.

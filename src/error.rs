@@ -23,6 +23,12 @@ impl Errno {
         Self(error.raw_os_error().unwrap_or(libc::EIO))
     }
 
+    /// Whether a request that was asked to end says that it did. Kernels before 6.5 have ENOENT for
+    /// a receive.
+    pub(crate) const fn is_cancellation(self) -> bool {
+        matches!(self.0, libc::ECANCELED | libc::ENOENT)
+    }
+
     /// Whether no descriptor or no kernel memory was left: waiting can mend it.
     pub(crate) const fn is_exhaustion(self) -> bool {
         matches!(self.0, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)

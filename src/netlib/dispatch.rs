@@ -47,7 +47,7 @@ impl<A> Netlib<A> {
                 self.reactor.starve(handle);
             }
             (State::Connected, Outcome::ReceiveFailed(errno)) => {
-                if !(was_cancelled && errno == Errno::CANCELLED) {
+                if !(was_cancelled && errno.is_cancellation()) {
                     self.on_end(app, handle, CloseReason::from_errno(errno));
                 }
             }
@@ -60,7 +60,7 @@ impl<A> Netlib<A> {
                 self.on_peer_finished(handle, false);
             }
             (State::Flushing | State::Lingering, Outcome::ReceiveFailed(errno)) => {
-                if !(was_cancelled && errno == Errno::CANCELLED) {
+                if !(was_cancelled && errno.is_cancellation()) {
                     self.on_peer_finished(handle, true);
                 }
             }

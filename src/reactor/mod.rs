@@ -300,9 +300,13 @@ impl<C> Reactor<C> {
         let is_scarce = self.is_scarce();
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         if socket.state == State::Flushing && socket.backlog.queued() == 0 {
-            // Also where the peer finished first: it may wait for our end of stream.
-            driver.end(handle, End::Write);
-            socket.state = if socket.peer_finished { State::Cancelling } else { State::Lingering };
+            if socket.peer_finished {
+                // Both sides are done: the close says so to the peer.
+                socket.state = State::Cancelling;
+            } else {
+                driver.end(handle, End::Write);
+                socket.state = State::Lingering;
+            }
         }
         let (state, armed) = (socket.state, socket.outstanding);
         if state == State::Listening && !armed.has(Op::Accept) && socket.alarm.is_none() {
