@@ -135,8 +135,8 @@ impl<A> Netlib<A> {
     /// Listens, with the default [`ListenOptions`]. Port 0 asks for a free one, which
     /// `option(handle)?.local_address()` tells.
     ///
-    /// A Unix-domain path that a listener left behind is taken over. Whether somebody still serves it
-    /// is found out by connecting to it, which a live listener sees.
+    /// A Unix-domain path that a listener left behind is taken over. Whether somebody still serves
+    /// it is found out by connecting to it, which a live listener sees.
     ///
     /// Accepted sockets inherit `callback` and `user_data` (C5). The listener is a handle like any
     /// other, and closes by [`close`](Self::close).
