@@ -1,5 +1,7 @@
 //! What a PDU and an idle connection cost, counted and not timed: allocations, sends, buffers.
 
+mod support;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -7,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use uring_netlib::{Address, Backend, Event, Features, Handle, Netlib, Options};
+use support::{Address, Event, Handle, Lane, Netlib, frame, on_every_backend};
 
 /// Counts the allocations of each thread.
 struct Counting;
@@ -51,40 +53,33 @@ fn echo(app: &mut Echo, net: &mut Netlib<Echo>, handle: Handle, event: Event<'_>
     }
 }
 
-fn on_every_backend(check: impl Fn(&str, Netlib<Echo>, SocketAddr)) {
-    let chosen = std::env::var("NETLIB_BACKEND").unwrap_or_default();
-    let masks = ["", "receive_multi", "accept_multi,receive_multi,defer_taskrun"];
-    let backends =
-        masks.map(|mask| (Backend::Uring, mask)).into_iter().chain([(Backend::Epoll, "")]);
-    for (backend, mask) in backends.filter(|(backend, _)| {
-        chosen.is_empty() || chosen == "auto" || chosen == backend.to_string()
-    }) {
-        let features: Features = mask.parse().unwrap();
-        let mut net = Options::new().backend(backend).mask(features).build().unwrap();
+fn on_every_server(check: impl Fn(&Lane, Netlib<Echo>, SocketAddr)) {
+    on_every_backend(|lane| {
+        let mut net = lane.options().build().unwrap();
         let listener = net.listen("127.0.0.1:0", echo, 0).unwrap();
         let Address::Ip(address) = net.option(listener).unwrap().local_address().unwrap() else {
             panic!("an IPv4 address");
         };
-        check(&format!("{backend} without {mask:?}"), net, address);
-    }
-}
-
-/// A PDU of `len` bytes in all.
-fn pdu(len: usize) -> Vec<u8> {
-    let mut pdu = vec![0x5A; len];
-    pdu[..4].copy_from_slice(&u32::try_from(len).unwrap().to_be_bytes());
-    pdu
+        check(lane, net, address);
+    });
 }
 
 /// Once warm, a PDU costs no allocation: small ones, ones that span receive buffers, and many in
 /// one segment.
 #[test]
 fn a_pdu_costs_no_allocation() {
-    on_every_backend(|name, mut net, address| {
+    on_every_server(|lane, mut net, address| {
         const ROUNDS: u64 = 2000;
         let client = thread::spawn(move || {
             let mut stream = TcpStream::connect(address).unwrap();
-            let batch = [pdu(64), pdu(5000), pdu(16), pdu(9000), pdu(64)].concat();
+            let batch = [
+                frame(64, 0x5A),
+                frame(5000, 0x5A),
+                frame(16, 0x5A),
+                frame(9000, 0x5A),
+                frame(64, 0x5A),
+            ]
+            .concat();
             let mut answer = vec![0; batch.len()];
             for _ in 0..ROUNDS {
                 stream.write_all(&batch).unwrap();
@@ -103,7 +98,7 @@ fn a_pdu_costs_no_allocation() {
         let cold = run_to(&mut net, ROUNDS * 5 / 2);
         let warm = run_to(&mut net, ROUNDS * 5);
         assert!(cold > 0, "the counter counts");
-        assert_eq!(warm, 0, "allocations for {} PDUs on {name}", ROUNDS * 5 / 2);
+        assert_eq!(warm, 0, "allocations for {} PDUs on {lane}", ROUNDS * 5 / 2);
         // The last answers leave with the next turn.
         net.turn(&mut app, Duration::ZERO).unwrap();
         client.join().unwrap();
@@ -113,9 +108,9 @@ fn a_pdu_costs_no_allocation() {
 /// All replies of one turn to one connection leave in one send.
 #[test]
 fn the_replies_of_a_turn_leave_in_one_send() {
-    on_every_backend(|name, mut net, address| {
+    on_every_server(|lane, mut net, address| {
         let mut stream = TcpStream::connect(address).unwrap();
-        let batch = pdu(64).repeat(50);
+        let batch = frame(64, 0x5A).repeat(50);
         let mut answer = vec![0; batch.len()];
         let mut app = Echo::default();
         for round in 1..=20 {
@@ -126,19 +121,19 @@ fn the_replies_of_a_turn_leave_in_one_send() {
             net.turn(&mut app, Duration::from_millis(1)).unwrap();
             stream.read_exact(&mut answer).unwrap();
         }
-        assert_eq!(net.stats().sends, 20, "sends for 20 batches of 50 PDUs on {name}");
+        assert_eq!(net.stats().sends, 20, "sends for 20 batches of 50 PDUs on {lane}");
     });
 }
 
 /// Idle connections hold no receive buffer, also after they have received.
 #[test]
 fn an_idle_connection_holds_no_buffer() {
-    on_every_backend(|name, mut net, address| {
+    on_every_server(|lane, mut net, address| {
         let mut app = Echo::default();
         let mut clients = Vec::new();
         for number in 1..=200 {
             let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(&pdu(64)).unwrap();
+            stream.write_all(&frame(64, 0x5A)).unwrap();
             clients.push(stream);
             while app.pdus < number {
                 net.turn(&mut app, Duration::from_secs(5)).unwrap();
@@ -147,7 +142,7 @@ fn an_idle_connection_holds_no_buffer() {
         net.turn(&mut app, Duration::ZERO).unwrap();
         let stats = net.stats();
         assert_eq!(stats.sockets, 201);
-        assert_eq!(stats.buffers_free + stats.buffers_kernel, 1024, "on {name}");
+        assert_eq!(stats.buffers_free + stats.buffers_kernel, 1024, "on {lane}");
         drop(clients);
         while net.stats().sockets > 1 {
             net.turn(&mut app, Duration::from_secs(5)).unwrap();

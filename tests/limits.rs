@@ -3,16 +3,16 @@
 //!
 //! A child is this very program, started again for one test with `NETLIB_TEST_CHILD` set.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 use std::{env, fs};
 
-use uring_netlib::{
-    Address, Backend, BuildError, Errno, Event, Feature, Features, Handle, Netlib, Options,
-    UringError,
-};
+use support::{Address, Backend, Event, Handle, Netlib, Options, lanes};
+use uring_netlib::{BuildError, Errno, Feature, Features, UringError};
 
 const CHILD: &str = "NETLIB_TEST_CHILD";
 
@@ -58,12 +58,10 @@ fn descriptors() -> u64 {
     fs::read_dir("/proc/self/fd").unwrap().count() as u64
 }
 
-fn backends() -> Vec<&'static str> {
-    match env::var("NETLIB_BACKEND").as_deref() {
-        Ok("uring") => vec!["uring"],
-        Ok("epoll") => vec!["epoll"],
-        _ => vec!["uring", "epoll"],
-    }
+/// The backends to be tested, without their masks.
+fn backends() -> Vec<String> {
+    let plain = lanes().into_iter().filter(|lane| lane.mask.is_empty());
+    plain.map(|lane| lane.backend.to_string()).collect()
 }
 
 fn echo(count: &mut u32, net: &mut Netlib<u32>, handle: Handle, event: Event<'_>) {
@@ -82,7 +80,7 @@ fn a_listener_survives_without_descriptors() {
     }
     for backend in backends() {
         let (child, stdin, mut lines) =
-            Guard::start("a_listener_survives_without_descriptors", backend);
+            Guard::start("a_listener_survives_without_descriptors", &backend);
         let address = marked(&mut lines, "listening on ");
         let mut clients: Vec<TcpStream> =
             (0..40).map(|_| TcpStream::connect(&address).unwrap()).collect();
@@ -141,7 +139,8 @@ fn hostile_peers_leave_nothing_behind() {
         return serve_hostile_peers(backend.parse().unwrap());
     }
     for backend in backends() {
-        let (child, stdin, mut lines) = Guard::start("hostile_peers_leave_nothing_behind", backend);
+        let (child, stdin, mut lines) =
+            Guard::start("hostile_peers_leave_nothing_behind", &backend);
         let address = marked(&mut lines, "listening on ");
         for round in 0..50 {
             let connect = || {

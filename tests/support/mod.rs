@@ -34,7 +34,7 @@ pub use world::{CLIENT, DEADLINE, SERVER, World, reset, silent_socket, unix_peer
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lane {
     pub backend: Backend,
-    mask: &'static str,
+    pub mask: &'static str,
 }
 
 impl Lane {
@@ -136,7 +136,8 @@ impl Drop for Folder {
     }
 }
 
-fn lanes() -> Vec<Lane> {
+/// Every backend that is to be tested here.
+pub fn lanes() -> Vec<Lane> {
     let named = env::var("NETLIB_BACKEND").unwrap_or_default();
     let uring = MASKS.iter().map(|mask| Lane { backend: Backend::Uring, mask });
     let epoll = Lane { backend: Backend::Epoll, mask: "" };
