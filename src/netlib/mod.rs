@@ -178,6 +178,26 @@ impl<A> Netlib<A> {
     /// A host name is resolved on another thread, and its addresses are tried in turn, all within
     /// [`Options::connect_timeout`]. A numeric address never leaves this thread.
     ///
+    /// ```
+    /// use uring_netlib::{CloseReason, Event, Handle, Netlib, Options};
+    ///
+    /// fn on_event(over: &mut bool, net: &mut Netlib<bool>, handle: Handle, event: Event<'_>) {
+    ///     match event {
+    ///         Event::Confirm => drop(net.send(handle, b"hello")),
+    ///         // Nobody listens at that port, so this is what comes.
+    ///         Event::Close(reason) => *over = reason == CloseReason::Refused,
+    ///         _ => {}
+    ///     }
+    /// }
+    ///
+    /// let (mut net, mut over) = (Options::new().build()?, false);
+    /// net.connect("127.0.0.1:1", on_event, 0)?;
+    /// while !over {
+    ///     net.turn(&mut over, std::time::Duration::from_secs(1))?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ConnectError`]: it did not even start, and no event will come.
     pub fn connect<T: TryInto<Address>>(
@@ -201,6 +221,27 @@ impl<A> Netlib<A> {
     }
 
     /// Queues a PDU: the header, and the message encoded straight into the pending bytes.
+    ///
+    /// ```
+    /// use uring_netlib::pdu::Header;
+    /// use uring_netlib::{Event, Handle, Netlib};
+    ///
+    /// #[derive(Clone, PartialEq, prost::Message)]
+    /// struct Time {
+    ///     #[prost(uint32, tag = "1")]
+    ///     seconds: u32,
+    /// }
+    ///
+    /// fn on_event(now: &mut u32, net: &mut Netlib<u32>, handle: Handle, event: Event<'_>) {
+    ///     let Event::Pdu(request) = event else { return };
+    ///     let Some(asked) = request.header() else { return };
+    ///     let header = Header::new(3, 0x0306).with_seq(asked.seq);
+    ///     if net.send_pdu(handle, header, &Time { seconds: *now }).is_err() {
+    ///         net.abort(handle).ok();
+    ///     }
+    /// }
+    /// # let _ = on_event;
+    /// ```
     ///
     /// # Errors
     /// [`SendError`]: nothing was queued. `TooLong` where the PDU would pass the limit of the
@@ -226,6 +267,20 @@ impl<A> Netlib<A> {
 
     /// Copies received bytes out, from a socket with [`Delivery::Pull`](crate::Delivery::Pull).
     /// Returns how many; the end of the stream is told by Close, after the last of them.
+    ///
+    /// ```
+    /// use uring_netlib::{Event, Handle, Netlib};
+    ///
+    /// fn on_event(all: &mut Vec<u8>, net: &mut Netlib<Vec<u8>>, handle: Handle, event: Event<'_>) {
+    ///     if let Event::Read(_) = event {
+    ///         let mut space = [0; 1024];
+    ///         while let Ok(len) = net.recv(handle, &mut space) {
+    ///             all.extend_from_slice(&space[..len]);
+    ///         }
+    ///     }
+    /// }
+    /// # let _ = on_event;
+    /// ```
     ///
     /// # Errors
     /// [`RecvError`]: nothing was copied.
@@ -324,6 +379,25 @@ impl<A> Netlib<A> {
 
     /// Calls `callback` with [`Event::Timer`](crate::Event::Timer) after `interval`, once or again
     /// and again. Monotonic, in whole milliseconds and at least one, never early.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use uring_netlib::{Event, Handle, Netlib, Options, Repeat};
+    ///
+    /// fn tick(count: &mut u32, net: &mut Netlib<u32>, _: Handle, event: Event<'_>) {
+    ///     *count += 1;
+    ///     if let (Event::Timer { timer, .. }, 3) = (event, *count) {
+    ///         net.delete_timer(timer).ok();
+    ///         net.stop_event();
+    ///     }
+    /// }
+    ///
+    /// let (mut net, mut count) = (Options::new().build()?, 0);
+    /// net.register_timer(Duration::from_millis(5), Repeat::Forever, tick, 0);
+    /// net.eventloop(&mut count, Duration::MAX)?;
+    /// assert_eq!(count, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Panics
     /// With more than 2²⁴ timers.
