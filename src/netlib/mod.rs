@@ -271,10 +271,10 @@ impl<A> Netlib<A> {
     /// ```
     /// use uring_netlib::{Event, Handle, Netlib};
     ///
-    /// fn on_event(all: &mut Vec<u8>, net: &mut Netlib<Vec<u8>>, handle: Handle, event: Event<'_>) {
+    /// fn on_event(all: &mut Vec<u8>, net: &mut Netlib<Vec<u8>>, from: Handle, event: Event<'_>) {
     ///     if let Event::Read(_) = event {
     ///         let mut space = [0; 1024];
-    ///         while let Ok(len) = net.recv(handle, &mut space) {
+    ///         while let Ok(len) = net.recv(from, &mut space) {
     ///             all.extend_from_slice(&space[..len]);
     ///         }
     ///     }
