@@ -128,8 +128,7 @@ impl Epoll {
         self.enqueue(handle);
     }
 
-    /// Gives the runnable sockets one step each a pass, for as many passes as the kernel's own
-    /// multishot receives would make, or until the batch is full.
+    /// Gives the runnable sockets one step each a pass, until the batch is full.
     fn run(&mut self, batch: &mut Vec<Completion>) {
         for _ in 0..PASSES_MAX {
             for _ in 0..self.runnable.len() {
@@ -151,25 +150,29 @@ impl Epoll {
     /// One step for each of a socket's operations that may go on.
     fn step(&mut self, handle: Handle, batch: &mut Vec<Completion>) {
         for op in [Op::Send, Op::Connect, Op::Accept, Op::Receive] {
-            let slot = self.slots.expect_mut(handle);
-            if !slot.may_go_on_with(op) {
-                continue;
-            }
-            let step = match op {
-                Op::Send => {
-                    self.counters.sends += 1;
-                    slot.send()
+            // Receives go on for a while: answers to what is read together leave together.
+            let tries = if op == Op::Receive { READS_PER_STEP } else { 1 };
+            for _ in 0..tries {
+                let slot = self.slots.expect_mut(handle);
+                if !slot.may_go_on_with(op) {
+                    break;
                 }
-                Op::Connect => slot.finish_connect(),
-                Op::Accept => slot.accept(),
-                Op::Receive => slot.receive(&self.pool),
-                Op::Cancel | Op::Wake => Step::Blocked,
-            };
-            if let Step::Yield { last, outcome } = step {
-                if last {
-                    slot.outstanding.remove(op);
+                let step = match op {
+                    Op::Send => {
+                        self.counters.sends += 1;
+                        slot.send()
+                    }
+                    Op::Connect => slot.finish_connect(),
+                    Op::Accept => slot.accept(),
+                    Op::Receive => slot.receive(&self.pool),
+                    Op::Cancel | Op::Wake => Step::Blocked,
+                };
+                if let Step::Yield { last, outcome } = step {
+                    if last {
+                        slot.outstanding.remove(op);
+                    }
+                    batch.push(Completion { handle, last, outcome });
                 }
-                batch.push(Completion { handle, last, outcome });
             }
         }
     }
@@ -394,8 +397,11 @@ impl fmt::Debug for Epoll {
 /// The waker's registration: no handle has these bits.
 const WAKER_KEY: u64 = Handle::NONE.to_bits();
 
-/// Steps that one socket may take in one wait, as many as a multishot receive takes in a go.
-const PASSES_MAX: usize = 32;
+/// Passes of one wait over the run queue.
+const PASSES_MAX: usize = 2;
 
-/// Completions after which a wait returns, so that one turn stays short.
-const BATCH_MAX: usize = 1024;
+/// Buffers that one socket may fill in one step.
+const READS_PER_STEP: usize = 16;
+
+/// Completions after which a wait returns, so that one turn stays short and its chunks in cache.
+const BATCH_MAX: usize = 256;

@@ -330,8 +330,8 @@ impl Options {
             backend: Backend::Auto,
             mask: Features::NONE,
             ring_entries: 1024,
-            pool_buffers: 1024,
-            pool_buffer_len: 4096,
+            pool_buffers: 256,
+            pool_buffer_len: 16 * 1024,
             sockets_max: 1 << 20,
             delivery: Delivery::default(),
             backlog: BacklogLimits::default(),
@@ -366,7 +366,8 @@ impl Options {
     }
 
     /// Receive buffers of the whole `Netlib`: how many (1 to 32768) and how long (64 bytes to
-    /// 1 MiB). Default 1024 of 4 KiB. With none free, sockets wait in turn and lose nothing.
+    /// 1 MiB). Default 256 of 16 KiB. With none free, sockets wait in turn and lose nothing. A PDU
+    /// that is longer than a buffer is copied once more.
     pub fn pool(mut self, buffers: u16, buffer_len: u32) -> Self {
         self.pool_buffers = buffers;
         self.pool_buffer_len = buffer_len;

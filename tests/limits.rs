@@ -195,7 +195,7 @@ fn serve_hostile_peers(backend: Backend) {
     }
     let stats = net.stats();
     assert_eq!((stats.accepted, stats.bad_frames), (50 * 9, 50 * 5), "{stats:?}");
-    assert_eq!(stats.buffers_free + stats.buffers_kernel, 1024, "{stats:?}");
+    assert_eq!(stats.buffers_free + stats.buffers_kernel, 256, "{stats:?}");
     assert_eq!(descriptors(), before, "descriptors leaked");
     println!("\nnothing is left");
 }
