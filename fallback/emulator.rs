@@ -17,7 +17,9 @@ use socket2::{SockAddr, SockRef};
 use super::epoll::{Poller, Ready};
 use crate::driver::pool::Pool;
 use crate::driver::slots::Slots;
-use crate::driver::{Completion, Driver, DriverCounters, End, Family, Op, Ops, Outcome, Waker};
+use crate::driver::{
+    Completion, Driver, DriverCounters, End, Family, Op, Ops, Outcome, Waker, connect_at_once,
+};
 use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::Options;
@@ -41,6 +43,7 @@ pub(crate) struct Epoll {
 #[derive(Debug)]
 struct Slot {
     socket: OwnedFd,
+    family: Family,
     outstanding: Ops,
     readable: bool,
     writable: bool,
@@ -73,7 +76,7 @@ impl Epoll {
             slots: Slots::new(),
             runnable: VecDeque::new(),
             settled: Vec::new(),
-            pool: Pool::new(options.pool_buffers, options.pool_buffer_len),
+            pool: Pool::new(options.pool_buffers, options.pool_buffer_len)?,
             waker,
             has_skipped: false,
             counters: DriverCounters::default(),
@@ -179,10 +182,11 @@ impl Epoll {
 }
 
 impl Driver for Epoll {
-    fn adopt(&mut self, socket: OwnedFd, _family: Family, handle: Handle) -> io::Result<()> {
+    fn adopt(&mut self, socket: OwnedFd, family: Family, handle: Handle) -> io::Result<()> {
         self.poller.add_socket(socket.as_fd(), handle.to_bits())?;
         let slot = Slot {
             socket,
+            family,
             outstanding: Ops::NONE,
             // Data that came with the connection makes an edge at once; until it does, to try
             // would be a wasted call. Room to send is there from the start.
@@ -209,6 +213,12 @@ impl Driver for Epoll {
 
     fn connect(&mut self, handle: Handle, peer: SockAddr) {
         let slot = self.slots.expect_mut(handle);
+        if slot.family == Family::Unix {
+            let outcome = connect_at_once(slot.socket.as_fd(), &peer);
+            slot.hung_up = false;
+            slot.readable = false;
+            return self.settled.push(Completion { handle, last: true, outcome });
+        }
         // Whatever an unconnected socket reported is no answer to this.
         slot.writable = false;
         slot.hung_up = false;

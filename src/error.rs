@@ -20,7 +20,11 @@ impl Errno {
 
     pub(crate) fn from_io(error: &io::Error) -> Self {
         // Errors made by the standard library itself carry no number; EIO stands for those.
-        Self(error.raw_os_error().unwrap_or(libc::EIO))
+        match (error.raw_os_error(), error.kind()) {
+            (Some(number), _) => Self(number),
+            (None, io::ErrorKind::OutOfMemory) => Self(libc::ENOMEM),
+            (None, _) => Self(libc::EIO),
+        }
     }
 
     /// Whether a request that was asked to end says that it did. Kernels before 6.5 have ENOENT for
@@ -121,24 +125,24 @@ impl UringError {
     /// What an administrator can do about it, as half a sentence.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::Setup(errno) => match errno.0 {
-                libc::EPERM | libc::EACCES => {
-                    "allow io_uring_setup, io_uring_enter and io_uring_register in the \
-                     container's seccomp profile, and set `sysctl kernel.io_uring_disabled=0`"
-                }
-                libc::ENOSYS => {
-                    "use a kernel of 5.19 or later built with CONFIG_IO_URING, or allow the \
-                     io_uring system calls in the sandbox"
-                }
-                libc::ENOMEM => "raise the locked-memory limit, `ulimit -l unlimited`",
-                libc::EMFILE | libc::ENFILE => "raise the descriptor limit, `ulimit -n`",
-                _ => "run the `doctor` example, which tries each feature by itself",
-            },
-            Self::Missing(_) => "use a kernel of 5.19 or later, and take the feature off the mask",
-            Self::SelfTest { .. } => {
-                "allow io_uring_enter and io_uring_register in the sandbox, or use another kernel"
+        let number = match self {
+            Self::Missing(_) => {
+                return "use a kernel of 5.19 or later, and take the feature off the mask";
             }
+            Self::Setup(errno) | Self::SelfTest { errno, .. } => errno.0,
+        };
+        match number {
+            libc::EPERM | libc::EACCES => {
+                "allow io_uring_setup, io_uring_enter and io_uring_register in the container's \
+                 seccomp profile, and set `sysctl kernel.io_uring_disabled=0`"
+            }
+            libc::ENOSYS => {
+                "use a kernel of 5.19 or later built with CONFIG_IO_URING, or allow the io_uring \
+                 system calls in the sandbox"
+            }
+            libc::ENOMEM => "raise the locked-memory limit, `ulimit -l unlimited`",
+            libc::EMFILE | libc::ENFILE => "raise the descriptor limit, `ulimit -n`",
+            _ => "run the `doctor` example, which tries each feature by itself",
         }
     }
 }

@@ -394,13 +394,14 @@ impl Options {
     }
 
     /// Bytes that may wait for [`Netlib::recv`] on one socket before it stops receiving; what is
-    /// on its way then still arrives. Default 64 KiB.
+    /// on its way then still arrives, at most the pool. Default 64 KiB.
     pub fn pull_bytes_max(mut self, bytes: u32) -> Self {
         self.pull_bytes_max = bytes;
         self
     }
 
     /// How long an attempt to connect may take, resolving the host name included. Default 10 s.
+    /// Each address of a host gets an equal share of what is left.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -432,14 +433,14 @@ impl Options {
         Netlib::with_options(self)
     }
 
-    pub(crate) fn read_environment(&mut self) -> Result<(), BuildError> {
-        if let Ok(word) = env::var(BACKEND_VARIABLE)
+    fn read_environment(&mut self) -> Result<(), BuildError> {
+        if let Some(word) = variable(BACKEND_VARIABLE)
             && self.backend == Backend::Auto
         {
             self.backend = Backend::parse(&word)
                 .ok_or(BuildError::Environment { name: BACKEND_VARIABLE, word })?;
         }
-        if let Ok(text) = env::var(MASK_VARIABLE) {
+        if let Some(text) = variable(MASK_VARIABLE) {
             self.mask = Features(self.mask.0 | text.parse::<Features>()?.0);
         }
         Ok(())
@@ -478,6 +479,11 @@ impl Default for Options {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// A variable's value; what is not text becomes a word that is not known.
+fn variable(name: &str) -> Option<String> {
+    env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 const BACKEND_VARIABLE: &str = "NETLIB_BACKEND";

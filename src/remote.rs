@@ -44,10 +44,6 @@ impl Remote {
         self.waker.wake();
     }
 
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.must_stop.load(Ordering::Acquire)
-    }
-
     /// Whether a stop was asked for; it is then taken as done.
     pub(crate) fn take_stop(&self) -> bool {
         self.must_stop.swap(false, Ordering::AcqRel)

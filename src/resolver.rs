@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::driver::Waker;
 use crate::event::Handle;
@@ -43,6 +43,7 @@ struct Question {
     handle: Handle,
     name: String,
     port: u16,
+    deadline: Instant,
 }
 
 /// What a name resolved to: nothing, where it has no address.
@@ -58,7 +59,14 @@ impl Resolver {
     }
 
     /// Asks; whether the question was taken. It is not when too many wait, or no thread can be had.
-    pub(crate) fn ask(&mut self, handle: Handle, name: String, port: u16) -> bool {
+    /// One that has waited for as long as `limit` is not worked on any more.
+    pub(crate) fn ask(
+        &mut self,
+        handle: Handle,
+        (name, port): (String, u16),
+        limit: Duration,
+    ) -> bool {
+        let deadline = Instant::now() + limit.min(LIMIT_MAX);
         let mut queue = self.shared.lock();
         if queue.questions.len() >= QUESTIONS_MAX {
             return false;
@@ -72,7 +80,7 @@ impl Resolver {
                 Err(_) => {}
             }
         }
-        queue.questions.push_back(Question { handle, name, port });
+        queue.questions.push_back(Question { handle, name, port, deadline });
         self.pending += 1;
         self.shared.has_question.notify_one();
         true
@@ -105,9 +113,13 @@ impl Shared {
 
     fn serve(&self, waker: &Waker) {
         while let Some(question) = self.next_question() {
-            let Question { handle, name, port } = question;
-            let resolved = (name.as_str(), port).to_socket_addrs();
-            let addresses = resolved.map(Iterator::collect).unwrap_or_default();
+            let Question { handle, name, port, deadline } = question;
+            let mut addresses = Vec::new();
+            if Instant::now() < deadline
+                && let Ok(resolved) = (name.as_str(), port).to_socket_addrs()
+            {
+                addresses.extend(resolved);
+            }
             self.lock().answers.push(Answer { handle, addresses });
             waker.wake();
         }
@@ -144,6 +156,9 @@ const THREADS_MAX: usize = 4;
 
 /// Names that may wait to be resolved.
 const QUESTIONS_MAX: usize = 1024;
+
+/// A limit that is as good as none.
+const LIMIT_MAX: Duration = Duration::from_secs(1 << 20);
 
 /// How long a thread without questions stays.
 const IDLE_TIME: Duration = Duration::from_secs(10);

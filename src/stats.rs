@@ -10,7 +10,8 @@ pub struct Stats {
     pub sockets: u64,
     /// Clients accepted.
     pub accepted: u64,
-    /// Clients accepted and closed at once, because `sockets_max` was reached.
+    /// Clients accepted and closed at once, because `sockets_max` was reached or the kernel had no
+    /// memory to watch them.
     pub rejected: u64,
     /// Times a listener rested because no descriptor was left.
     pub accept_pauses: u64,

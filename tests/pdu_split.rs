@@ -109,7 +109,7 @@ impl Run {
         let (mut reader, mut run, mut spare) = (Reader::new(), Self::default(), Vec::new());
         for chunk in chunks {
             if !reader.has_buffer() {
-                reader.set_buffer(std::mem::take(&mut spare));
+                let _ = reader.move_to(std::mem::take(&mut spare));
             }
             let mut input = chunk;
             while !pause() && run.step(spec, &mut reader, &mut input, chunk) {}

@@ -38,7 +38,7 @@ impl BufRing {
             .expect("32768 entries fit into an address space");
         // SAFETY: there is at least one slot, so the layout's size is not zero.
         let memory = unsafe { alloc::alloc_zeroed(layout) };
-        let Some(entries) = NonNull::new(memory.cast()) else { alloc::handle_alloc_error(layout) };
+        let entries = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let mut this = Self { entries, layout, mask: slots - 1, tail: 0, provided: 0, pool };
         let address = entries.as_ptr() as u64;
         // SAFETY: `entries` is page-aligned memory for `slots` entries, and it is freed only by
@@ -109,7 +109,7 @@ impl fmt::Debug for BufRing {
     }
 }
 
-/// The kernel wants the ring's memory at a page boundary.
-const PAGE: usize = 4096;
+/// The kernel wants the ring's memory at a page boundary, and pages have up to 64 KiB.
+const PAGE: usize = 64 * 1024;
 
 const _: () = assert!(size_of::<BufRingEntry>() == 16, "the kernel's layout of an entry");

@@ -380,6 +380,35 @@ fn ending_both_sides_delivers_what_arrived() {
     });
 }
 
+/// D6: a connection that was reset before its receive was submitted has an end as well, however
+/// much had arrived before.
+#[test]
+fn a_reset_behind_many_buffers_is_an_end() {
+    on_every_driver(Options::new().pool(256, 64), |rig| {
+        for len in [64, 31 * 64, 64 * 64, 100 * 64 + 1, 150 * 64] {
+            let (handle, mut peer) = rig.tcp_pair();
+            peer.write_all(&vec![7; len]).unwrap();
+            SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(peer);
+            rig.driver.receive(handle);
+            let mut received = 0;
+            loop {
+                let one = rig.until("outcome", |seen| (!seen.is_empty()).then(|| seen.remove(0)));
+                match one.outcome {
+                    Outcome::Received(chunk) => received += chunk.len(),
+                    Outcome::NoBuffers => {}
+                    Outcome::ReceiveFailed(_) | Outcome::EndOfStream => break,
+                    other => panic!("{other:?} instead of bytes"),
+                }
+                if one.last {
+                    rig.resubmit(handle, Op::Receive);
+                }
+            }
+            assert_eq!(received, len);
+        }
+    });
+}
+
 /// D7: without a free buffer a receive ends with that, loses nothing, and goes on later.
 #[test]
 fn without_buffers_nothing_is_lost() {

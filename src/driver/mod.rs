@@ -113,6 +113,20 @@ impl End {
     }
 }
 
+/// Connects a Unix-domain socket, which never takes time: it is done or refused. `EAGAIN` says
+/// that the listener's queue is full.
+pub(crate) fn connect_at_once(socket: BorrowedFd<'_>, peer: &SockAddr) -> Outcome {
+    let socket = SockRef::from(&socket);
+    let connected = socket
+        .set_nonblocking(true)
+        .and_then(|()| socket.connect(peer))
+        .and_then(|()| socket.set_nonblocking(false));
+    match connected {
+        Ok(()) => Outcome::Connected,
+        Err(error) => Outcome::ConnectFailed(Errno::from_io(&error)),
+    }
+}
+
 /// One outcome of one operation.
 #[derive(Debug)]
 pub(crate) struct Completion {

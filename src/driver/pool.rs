@@ -8,11 +8,10 @@
 
 use std::alloc::{self, Layout};
 use std::cell::RefCell;
-use std::fmt;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::slice;
+use std::{fmt, io, slice};
 
 #[derive(Clone)]
 pub(crate) struct Pool {
@@ -29,16 +28,17 @@ struct Region {
 }
 
 impl Pool {
-    pub(crate) fn new(count: u16, buffer_len: u32) -> Self {
+    /// A pool of `count` buffers; `ENOMEM` where there is not as much memory.
+    pub(crate) fn new(count: u16, buffer_len: u32) -> io::Result<Self> {
         let buffer_len = buffer_len as usize;
-        let layout = Layout::from_size_align(usize::from(count) * buffer_len, PAGE)
+        let layout = Layout::from_size_align(usize::from(count) * buffer_len, ALIGN)
             .expect("Options: 32768 buffers of 1 MiB fit into an address space");
         assert!(layout.size() > 0, "Options: a pool has buffers, and they have bytes");
         // SAFETY: the layout's size is not zero, by the assertion above.
         let memory = unsafe { alloc::alloc_zeroed(layout) };
-        let Some(memory) = NonNull::new(memory) else { alloc::handle_alloc_error(layout) };
+        let memory = NonNull::new(memory).ok_or(io::ErrorKind::OutOfMemory)?;
         let free = RefCell::new((0..count).rev().collect());
-        Self { region: Rc::new(Region { memory, layout, buffer_len, count, free }) }
+        Ok(Self { region: Rc::new(Region { memory, layout, buffer_len, count, free }) })
     }
 
     /// A free buffer, as an empty chunk to be filled.
@@ -142,7 +142,7 @@ impl fmt::Debug for Chunk {
 }
 
 /// Alignment of the block: buffers of a page start at a page.
-const PAGE: usize = 4096;
+const ALIGN: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -151,7 +151,7 @@ mod tests {
     /// Every buffer is lent at most once, holds its own bytes, and comes back when dropped.
     #[test]
     fn a_buffer_is_lent_once_and_comes_back() {
-        let pool = Pool::new(3, 64);
+        let pool = Pool::new(3, 64).unwrap();
         let mut lent: Vec<Chunk> = (0..3).map(|_| pool.take().unwrap()).collect();
         assert!(pool.take().is_none());
         for (mark, chunk) in (1u8..).zip(&mut lent) {
@@ -170,7 +170,7 @@ mod tests {
     /// A chunk keeps its memory alive, even when the pool is gone.
     #[test]
     fn a_chunk_outlives_its_pool() {
-        let pool = Pool::new(1, 64);
+        let pool = Pool::new(1, 64).unwrap();
         let mut chunk = pool.take().unwrap();
         drop(pool);
         chunk.space()[0] = 7;
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "within a buffer")]
     fn a_length_past_the_buffer_is_refused() {
-        let pool = Pool::new(1, 64);
+        let pool = Pool::new(1, 64).unwrap();
         let (id, _) = pool.give_to_kernel().unwrap();
         drop(pool.claim(id, 65));
     }

@@ -1,8 +1,7 @@
 //! What a completion means to a socket, and what its user is told of it.
 //!
-//! Together with `turn.rs` the only code that calls user code. After every call of it the socket
-//! is looked up again: the callback may have closed, paused or changed it, or given its place
-//! away.
+//! After every [`tell`](Netlib::tell) the socket is looked up again: the callback may have closed,
+//! paused or changed it, or given its place away.
 
 #![forbid(unsafe_code)]
 
@@ -15,8 +14,8 @@ use crate::driver::{Completion, Driver, End, Op, Outcome};
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
-use crate::pdu::FrameSpec;
-use crate::reactor::{Release, Socket, State};
+use crate::pdu::{FrameSpec, Reader};
+use crate::reactor::{Release, Socket, Spare, State};
 
 impl<A> Netlib<A> {
     pub(super) fn dispatch(&mut self, app: &mut A, completion: Completion) {
@@ -32,7 +31,9 @@ impl<A> Netlib<A> {
         match (socket.state, outcome) {
             (State::Listening, Outcome::Accepted(client)) => self.on_accepted(app, handle, client),
             (State::Listening, Outcome::AcceptFailed(errno)) => {
-                self.on_accept_failed(app, handle, errno);
+                if !(was_cancelled && errno.is_cancellation()) {
+                    self.on_accept_failed(app, handle, errno);
+                }
             }
             (State::Connecting, Outcome::Connected) => self.on_connected(app, handle),
             (State::Connecting, Outcome::ConnectFailed(errno)) => {
@@ -64,8 +65,10 @@ impl<A> Netlib<A> {
                     self.on_peer_finished(handle, true);
                 }
             }
-            (State::Flushing | State::Lingering, Outcome::Received(_)) | (State::Cancelling, _) => {
+            (State::Flushing | State::Lingering, Outcome::Received(chunk)) => {
+                socket.discarded += chunk.len();
             }
+            (State::Cancelling, _) => {}
             (state, outcome) => unreachable!("{state:?} cannot see {outcome:?}"),
         }
         self.reactor.reconcile(&mut self.driver, handle);
@@ -81,6 +84,7 @@ impl<A> Netlib<A> {
     fn on_accepted(&mut self, app: &mut A, listener: Handle, client: OwnedFd) {
         let Some(socket) = self.reactor.sockets.find_mut(listener) else { return };
         socket.pause_ms = 0;
+        socket.accept_failures = 0;
         let (callback, user_data) = (socket.callback, socket.user_data);
         let (family, settings) = (socket.family, (socket.delivery, socket.backlog.limits()));
         let mut socket = Socket::new(State::Connected, family, (callback, user_data), settings);
@@ -94,7 +98,7 @@ impl<A> Netlib<A> {
             return;
         }
         self.reactor.stats.accepted += 1;
-        callback(app, self, handle, Event::Connect { listener });
+        self.tell(app, handle, Event::Connect { listener });
         self.announced(handle);
     }
 
@@ -111,6 +115,13 @@ impl<A> Netlib<A> {
             self.reactor.rest(handle, now_ms);
         } else if !errno.is_of_the_client() {
             self.fail(app, handle, CloseReason::from_errno(errno));
+        } else if let Some(socket) = self.reactor.sockets.find_mut(handle) {
+            // One client's failure says nothing of the next; but many in a row are a firewall's.
+            socket.accept_failures = socket.accept_failures.saturating_add(1);
+            if socket.accept_failures > ACCEPT_FAILURES_MAX {
+                let now_ms = self.now_ms();
+                self.reactor.rest(handle, now_ms);
+            }
         }
     }
 
@@ -124,8 +135,7 @@ impl<A> Netlib<A> {
         socket.state = State::Connected;
         socket.candidates = VecDeque::new();
         socket.hold.by_announcement = true;
-        let callback = socket.callback;
-        callback(app, self, handle, Event::Confirm);
+        self.tell(app, handle, Event::Confirm);
         self.announced(handle);
     }
 
@@ -151,12 +161,11 @@ impl<A> Netlib<A> {
         socket.peer_finished = true;
         socket.end = Some(reason);
         if reason != CloseReason::PeerClosed {
-            socket.broken = Some(reason);
+            return self.on_broken(handle, reason);
         }
         let waits_for_pull = socket.delivery == Delivery::Pull && !socket.reader.is_empty();
         if waits_for_pull && !socket.hold.by_user && !socket.is_deferred {
-            let callback = socket.callback;
-            callback(app, self, handle, Event::Read(&[]));
+            self.tell(app, handle, Event::Read(&[]));
         }
         self.tell_end(app, handle);
     }
@@ -185,11 +194,11 @@ impl<A> Netlib<A> {
         self.reactor.spare.give(bytes);
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.backlog.land();
-        let (state, callback) = (socket.state, socket.callback);
+        let state = socket.state;
         let is_due = socket.backlog.take_event();
         self.reactor.mark_dirty(handle);
         if is_due && state == State::Connected {
-            callback(app, self, handle, Event::Write);
+            self.tell(app, handle, Event::Write);
         }
     }
 
@@ -215,7 +224,7 @@ impl<A> Netlib<A> {
         // ends, and what is left is told.
         socket.hold.by_user = false;
         socket.hold.by_pull = false;
-        if socket.end.is_some() {
+        if socket.peer_finished {
             socket.end = Some(reason);
         } else {
             self.driver.end(handle, End::Both);
@@ -246,8 +255,7 @@ impl<A> Netlib<A> {
             }
             match socket.delivery {
                 Delivery::Push if socket.reader.is_empty() => {
-                    let callback = socket.callback;
-                    callback(app, self, handle, Event::Read(mem::take(&mut input)));
+                    self.tell(app, handle, Event::Read(mem::take(&mut input)));
                 }
                 Delivery::Push => self.push_held(app, handle),
                 Delivery::Pull => return self.offer(app, handle, input),
@@ -264,9 +272,7 @@ impl<A> Netlib<A> {
     fn hold(&mut self, handle: Handle, bytes: &[u8]) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         if !bytes.is_empty() {
-            if !socket.reader.has_buffer() {
-                socket.reader.set_buffer(self.reactor.spare.take());
-            }
+            make_room(&mut socket.reader, &mut self.reactor.spare, bytes.len());
             socket.reader.hold(bytes);
         }
     }
@@ -275,8 +281,7 @@ impl<A> Netlib<A> {
     fn push_held(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         let reader = mem::take(&mut socket.reader);
-        let callback = socket.callback;
-        callback(app, self, handle, Event::Read(reader.unread()));
+        self.tell(app, handle, Event::Read(reader.unread()));
         self.reactor.spare.give(reader.into_buffer());
     }
 
@@ -286,8 +291,7 @@ impl<A> Netlib<A> {
         let bytes_max = self.options.pull_bytes_max as usize;
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.hold.by_pull = socket.reader.len() >= bytes_max;
-        let callback = socket.callback;
-        callback(app, self, handle, Event::Read(&[]));
+        self.tell(app, handle, Event::Read(&[]));
     }
 
     /// Delivers whole PDUs for as long as nothing changes; whether all of the input is done with.
@@ -301,12 +305,14 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return true };
         // Lent from outside of the table, so that a PDU borrows nothing of it (C3).
         let mut reader = mem::take(&mut socket.reader);
-        let mut callback = socket.callback;
+        if !reader.is_empty() {
+            make_room(&mut reader, &mut self.reactor.spare, input.len());
+        }
         let (is_done, error) = loop {
             match reader.next(&spec, input) {
                 Ok(Some(pdu)) => {
                     self.reactor.stats.pdus_in += 1;
-                    callback(app, self, handle, Event::Pdu(pdu));
+                    self.tell(app, handle, Event::Pdu(pdu));
                 }
                 Ok(None) => break (true, None),
                 Err(error) => break (true, Some(error)),
@@ -316,14 +322,11 @@ impl<A> Netlib<A> {
             if socket.state != State::Connected || !is_same {
                 break (false, None);
             }
-            callback = socket.callback;
         };
         match self.reactor.sockets.find_mut(handle) {
             Some(socket) if socket.state == State::Connected => {
                 if is_done && error.is_none() && !input.is_empty() {
-                    if !reader.has_buffer() {
-                        reader.set_buffer(self.reactor.spare.take());
-                    }
+                    make_room(&mut reader, &mut self.reactor.spare, input.len());
                     reader.hold(mem::take(input));
                 } else if reader.is_empty() && reader.has_buffer() {
                     self.reactor.spare.give(reader.take_buffer());
@@ -339,3 +342,20 @@ impl<A> Netlib<A> {
         is_done
     }
 }
+
+/// Lets the carry grow by way of a spare buffer, if there is one, rather than by allocating.
+fn make_room(reader: &mut Reader, spare: &mut Spare, len: usize) {
+    let needed = reader.len() + len;
+    if reader.capacity() >= needed {
+        return;
+    }
+    let buffer = spare.take(needed);
+    if buffer.capacity() > reader.capacity() {
+        spare.give(reader.move_to(buffer));
+    } else {
+        spare.give(buffer);
+    }
+}
+
+/// Clients that may fail in a row before their listener rests.
+const ACCEPT_FAILURES_MAX: u8 = 16;

@@ -310,9 +310,11 @@ impl<A> Netlib<A> {
         Ok(len)
     }
 
-    /// Closes gracefully: what `send` accepted is flushed, the peer's end of stream is awaited, all
-    /// within [`Options::close_timeout`] (C7). The handle is stale at once (C2). A listener or an
-    /// attempt to connect ends at once.
+    /// Closes gracefully: what `send` accepted is flushed, the peer's end of stream is awaited,
+    /// all within [`Options::close_timeout`] (C7), and no longer than 2 s where nothing is
+    /// pending. What the peer still sends is dropped, up to 1 MiB. The handle is stale at once
+    /// (C2). A listener or an attempt to connect ends at once. Inside the Close event this
+    /// changes nothing.
     ///
     /// # Errors
     /// [`Stale`]: it was closed before.
@@ -351,14 +353,15 @@ impl<A> Netlib<A> {
         Ok(SocketOptions::new(self, handle))
     }
 
-    /// Stops delivering and receiving from one socket; the peer is slowed down once the kernel's
-    /// buffers are full. Bytes that were on their way are kept. A connection whose sends fail ends
-    /// its pause: what has arrived is delivered, and then Close.
+    /// Stops delivering and receiving from one socket, or accepting with a listener; the peer is
+    /// slowed down once the kernel's buffers are full. Bytes that were on their way are kept. A
+    /// connection that breaks ends its pause: what has arrived is delivered, and then Close.
     ///
     /// # Errors
     /// [`Stale`]: the handle was closed.
     pub fn pause_receive(&mut self, handle: Handle) -> Result<(), Stale> {
-        self.reactor.owned(handle).ok_or(Stale)?.hold.by_user = true;
+        let socket = self.reactor.owned(handle).ok_or(Stale)?;
+        socket.hold.by_user = socket.broken.is_none();
         self.reactor.reconcile(&mut self.driver, handle);
         Ok(())
     }
@@ -369,8 +372,8 @@ impl<A> Netlib<A> {
     /// [`Stale`]: the handle was closed.
     pub fn resume_receive(&mut self, handle: Handle) -> Result<(), Stale> {
         let socket = self.reactor.owned(handle).ok_or(Stale)?;
-        socket.hold.by_user = false;
-        if !socket.reader.is_empty() || socket.end.is_some() {
+        let was_paused = std::mem::take(&mut socket.hold.by_user);
+        if was_paused && (!socket.reader.is_empty() || socket.end.is_some()) {
             self.reactor.defer(handle);
         }
         self.reactor.reconcile(&mut self.driver, handle);
@@ -501,7 +504,10 @@ impl<A> Netlib<A> {
     }
 
     fn release(&mut self, handle: Handle, release: Release) {
-        let deadline = self.deadline(self.options.close_timeout);
+        let socket = self.reactor.sockets.find(handle);
+        let has_pending = socket.is_some_and(|socket| socket.backlog.queued() > 0);
+        let limit = self.options.close_timeout;
+        let deadline = self.deadline(if has_pending { limit } else { limit.min(LINGER_MAX) });
         self.reactor.release(&mut self.driver, handle, release, deadline);
     }
 
@@ -561,3 +567,6 @@ impl fmt::Display for BackendInfo {
 }
 
 const TIMERS_MAX: usize = 1 << 24;
+
+/// How long the end of a peer is waited for that has nothing more to get.
+const LINGER_MAX: Duration = Duration::from_secs(2);

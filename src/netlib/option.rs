@@ -62,10 +62,10 @@ impl<'n, A> SocketOptions<'n, A> {
             spec.validate().map_err(OptionError::Frame)?;
         }
         let socket = self.socket_mut();
-        socket.delivery = delivery;
-        socket.hold.by_pull = false;
+        let is_new = std::mem::replace(&mut socket.delivery, delivery) != delivery;
+        socket.hold.by_pull &= !is_new;
         let has_unread = !socket.reader.is_empty();
-        if has_unread {
+        if is_new && has_unread {
             self.net.reactor.defer(self.handle);
         }
         self.net.reactor.reconcile(&mut self.net.driver, self.handle);

@@ -53,7 +53,8 @@ impl<A> Netlib<A> {
             (None, Address::Host { name, port }) => {
                 let inserted = self.insert(State::Idle, Family::Inet, owner);
                 let handle = inserted.ok_or(ConnectError::TooMany)?;
-                if !self.resolver.ask(handle, name, port) {
+                let limit = self.options.connect_timeout;
+                if !self.resolver.ask(handle, (name, port), limit) {
                     self.reactor.sockets.remove(handle);
                     return Err(ConnectError::ResolverBusy);
                 }
@@ -61,8 +62,11 @@ impl<A> Netlib<A> {
             }
             (None, _) => return Err(ConnectError::Address(AddressError::BadPath)),
         };
-        let deadline = self.deadline(self.options.connect_timeout);
-        self.reactor.arm(handle, deadline, Alarm::Connect(handle));
+        let deadline_ms = self.deadline(self.options.connect_timeout);
+        if let Some(socket) = self.reactor.sockets.find_mut(handle) {
+            socket.deadline_ms = deadline_ms;
+        }
+        self.reactor.arm(handle, deadline_ms, Alarm::Connect(handle));
         Ok(handle)
     }
 
@@ -106,7 +110,8 @@ impl<A> Netlib<A> {
         Ok(())
     }
 
-    /// Connects to the next address of the handle's host; the reason when there is none left.
+    /// Connects to the next address of the handle's host, which gets its share of the time that is
+    /// left; the reason when there is no further address.
     pub(super) fn try_next_candidate(&mut self, handle: Handle) -> Result<(), Option<Errno>> {
         let mut failure = None;
         loop {
@@ -116,10 +121,21 @@ impl<A> Netlib<A> {
                 self.driver.close(handle);
             }
             match self.try_connect(handle, address.into()) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.arm_attempt(handle);
+                    return Ok(());
+                }
                 Err(error) => failure = Some(Errno::from_io(&error)),
             }
         }
+    }
+
+    fn arm_attempt(&mut self, handle: Handle) {
+        let now_ms = self.now_ms();
+        let Some(socket) = self.reactor.sockets.find(handle) else { return };
+        let attempts = socket.candidates.len() as u64 + 1;
+        let share_ms = socket.deadline_ms.saturating_sub(now_ms).div_ceil(attempts);
+        self.reactor.arm(handle, now_ms + share_ms, Alarm::Connect(handle));
     }
 
     /// Goes on connecting with what a name resolved to.
@@ -205,3 +221,49 @@ fn family(address: &SockAddr) -> Family {
 
 /// Addresses of one host that are tried.
 const CANDIDATES_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::Event;
+    use crate::options::{Backend, Options};
+
+    fn log(log: &mut Vec<String>, _: &mut Netlib<Vec<String>>, _: Handle, event: Event<'_>) {
+        log.push(format!("{event:?}"));
+    }
+
+    /// A host's address that does not answer leaves time for the next one.
+    #[test]
+    fn a_silent_address_does_not_use_up_the_time_of_the_next() {
+        let silent = System::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        silent.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        silent.listen(0).unwrap();
+        let address = silent.local_addr().unwrap();
+        let _fill: Vec<System> = (0..4)
+            .map(|_| {
+                let socket = System::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                let _ = socket.connect(&address);
+                socket
+            })
+            .collect();
+        let served = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = vec![address.as_socket().unwrap(), served.local_addr().unwrap()];
+        for backend in [Backend::Auto, Backend::Epoll] {
+            let timeout = Duration::from_millis(400);
+            let options = Options::new().backend(backend).connect_timeout(timeout);
+            let mut net = options.build::<Vec<String>>().unwrap();
+            let mut events = Vec::new();
+            // Stands in for the resolver's answer; the real one comes late, and is ignored.
+            let handle = net.connect("localhost:1", log, 0).unwrap();
+            net.on_resolved(&mut events, Answer { handle, addresses: addresses.clone() });
+            while events.is_empty() {
+                net.turn(&mut events, Duration::from_secs(5)).unwrap();
+            }
+            assert_eq!(events, ["Confirm"], "on {backend}");
+        }
+    }
+}

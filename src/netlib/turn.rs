@@ -9,7 +9,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::Netlib;
-use crate::driver::Driver;
+use crate::driver::{Driver, Op, Ops};
 use crate::error::RunError;
 use crate::event::{CloseReason, Event, Handle, LoopId, TimerId};
 use crate::reactor::{Alarm, Release, State};
@@ -19,6 +19,8 @@ impl<A> Netlib<A> {
     /// and can be called again after that. Each turn waits at most `wait_timeout`, so loop
     /// callbacks come at least that often; `Duration::MAX` waits for events alone. An idle loop
     /// costs nothing between its turns.
+    ///
+    /// A panic of a callback passes through; the `Netlib` can then only be dropped.
     ///
     /// # Errors
     /// [`RunError::Nested`] from inside a callback (C4); [`RunError::System`] where the kernel
@@ -79,7 +81,7 @@ impl<A> Netlib<A> {
 
     /// How long the driver may wait; `None` for as long as it takes.
     fn wait_limit(&self, wait_timeout: Duration) -> Option<Duration> {
-        if self.reactor.is_busy() || self.remote.is_stopping() {
+        if self.reactor.is_busy() {
             return Some(Duration::ZERO);
         }
         let due = self
@@ -123,8 +125,14 @@ impl<A> Netlib<A> {
 
     fn on_connect_timeout(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.owned(handle) else { return };
-        if matches!(socket.state, State::Idle | State::Connecting) {
-            self.fail(app, handle, CloseReason::TimedOut);
+        match socket.state {
+            // The next address gets its turn when this attempt has ended.
+            State::Connecting if !socket.candidates.is_empty() => {
+                socket.cancelled.insert(Op::Connect);
+                self.driver.cancel(handle, Ops::only(Op::Connect));
+            }
+            State::Idle | State::Connecting => self.fail(app, handle, CloseReason::TimedOut),
+            _ => {}
         }
     }
 
@@ -139,6 +147,13 @@ impl<A> Netlib<A> {
             let (callback, user_data, id) = (one.callback, one.user_data, LoopId(one.id));
             callback(app, self, Handle::NONE, Event::Loop { id, user_data });
         }
+    }
+
+    /// Calls the user's code for an event of a socket: the one place that does.
+    pub(super) fn tell(&mut self, app: &mut A, handle: Handle, event: Event<'_>) {
+        let Some(socket) = self.reactor.sockets.find(handle) else { return };
+        let callback = socket.callback;
+        callback(app, self, handle, event);
     }
 
     /// An attempt or a connection failed: its user is told, and it is freed at once.
@@ -157,12 +172,16 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.owned(handle) else { return };
         let was_connected = socket.state == State::Connected;
         socket.state = State::Ending;
-        let callback = socket.callback;
         self.reactor.disarm(handle);
-        callback(app, self, handle, Event::Close(reason));
+        self.tell(app, handle, Event::Close(reason));
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
-        let is_reset = socket.is_aborted && was_connected;
-        self.release(handle, if is_reset { Release::Reset } else { release });
+        let release = match release {
+            _ if socket.is_aborted && was_connected => Release::Reset,
+            // Nothing can be flushed any more.
+            Release::Flush if socket.broken.is_some() => Release::Drop,
+            release => release,
+        };
+        self.release(handle, release);
     }
 }
 

@@ -91,16 +91,6 @@ impl Reader {
         self.start += len;
     }
 
-    /// Hands in an empty vector whose memory the carry is to use.
-    ///
-    /// # Panics
-    /// When bytes are held, or `buffer` is not empty.
-    pub fn set_buffer(&mut self, buffer: Vec<u8>) {
-        assert!(self.is_empty(), "a buffer changes only while nothing is held");
-        assert!(buffer.is_empty(), "a recycled buffer is empty");
-        *self = Self { carry: buffer, start: 0 };
-    }
-
     /// Takes the carry's memory away, as an empty vector, so that an idle connection costs none.
     ///
     /// # Panics
@@ -109,6 +99,23 @@ impl Reader {
     pub fn take_buffer(&mut self) -> Vec<u8> {
         assert!(self.is_empty(), "a buffer changes only while nothing is held");
         mem::take(self).into_buffer()
+    }
+
+    /// Moves what is held to another, empty vector, and gives the old one, empty.
+    ///
+    /// # Panics
+    /// When `buffer` is not empty.
+    #[must_use]
+    pub fn move_to(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
+        assert!(buffer.is_empty(), "a recycled buffer is empty");
+        buffer.extend_from_slice(self.unread());
+        mem::replace(self, Self { carry: buffer, start: 0 }).into_buffer()
+    }
+
+    /// How many bytes the carry has room for, those that are held included.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.carry.capacity()
     }
 
     /// Ends the reader: held bytes are dropped, their memory is given back as an empty vector.
@@ -314,7 +321,7 @@ mod tests {
         for (lead, step) in [(0, 1), (1, 1), (1000, 1), (1000, 7), (1000, 1000), (4096, 5000)] {
             let mut reader = Reader::new();
             // Too tight a buffer is where moving without growing would never end.
-            reader.set_buffer(Vec::with_capacity(lead + step));
+            let _ = reader.move_to(Vec::with_capacity(lead + step));
             reader.hold(&vec![0; lead]);
             let (mut held, mut moved) = (lead, 0);
             for _ in 0..20_000 {
@@ -365,7 +372,7 @@ mod tests {
         assert!(!reader.has_buffer());
         let buffer = Vec::with_capacity(100);
         let place = buffer.as_ptr();
-        reader.set_buffer(buffer);
+        let _ = reader.move_to(buffer);
         for _ in 0..3 {
             reader.hold(&frame[..10]);
             assert_eq!(reader.unread().as_ptr(), place);
@@ -387,13 +394,24 @@ mod tests {
         let _ = reader.take_buffer();
     }
 
-    /// Held bytes are not lost to another buffer.
+    /// Held bytes move to another buffer, and what was consumed does not.
+    #[test]
+    fn held_bytes_move_to_another_buffer() {
+        let mut reader = Reader::new();
+        reader.hold(b"so held");
+        reader.consume(3);
+        let old = reader.move_to(Vec::with_capacity(100));
+        assert!(old.is_empty() && old.capacity() >= 7 && reader.capacity() >= 100);
+        assert_eq!(reader.unread(), b"held");
+    }
+
+    /// A buffer in use is not taken away.
     #[test]
     #[should_panic(expected = "only while nothing is held")]
-    fn a_buffer_in_use_is_not_replaced() {
+    fn a_buffer_in_use_is_not_taken() {
         let mut reader = Reader::new();
         reader.hold(b"held");
-        reader.set_buffer(Vec::new());
+        let _ = reader.take_buffer();
     }
 
     /// A spec that was never validated neither panics nor lends PDUs without end.

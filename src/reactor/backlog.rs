@@ -63,7 +63,8 @@ impl Backlog {
     /// Where admitted bytes are written to.
     pub(crate) fn pending(&mut self, spare: &mut Spare) -> &mut Vec<u8> {
         if self.pending.capacity() == 0 {
-            self.pending = spare.take();
+            // What one turn queues is often more than its first message.
+            self.pending = spare.take(usize::MAX);
         }
         &mut self.pending
     }

@@ -115,6 +115,9 @@ impl<C> Reactor<C> {
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<SendStatus, SendError> {
         let socket = self.sendable(handle)?;
+        if len == 0 {
+            return Ok(socket.backlog.status());
+        }
         if let Err(error) = socket.backlog.admit(len) {
             self.stats.sends_refused += u64::from(matches!(error, SendError::Full { .. }));
             return Err(error);
@@ -299,9 +302,12 @@ impl<C> Reactor<C> {
     pub(crate) fn reconcile<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
         let is_scarce = self.is_scarce();
         let Some(socket) = self.sockets.find_mut(handle) else { return };
+        if socket.state == State::Lingering && socket.is_flooded() {
+            socket.state = State::Cancelling;
+        }
         if socket.state == State::Flushing && socket.backlog.queued() == 0 {
-            if socket.peer_finished {
-                // Both sides are done: the close says so to the peer.
+            if socket.peer_finished || socket.is_flooded() {
+                // The close says so to the peer; there is nothing to be waited for.
                 socket.state = State::Cancelling;
             } else {
                 driver.end(handle, End::Write);
@@ -309,10 +315,17 @@ impl<C> Reactor<C> {
             }
         }
         let (state, armed) = (socket.state, socket.outstanding);
-        if state == State::Listening && !armed.has(Op::Accept) && socket.alarm.is_none() {
-            socket.outstanding.insert(Op::Accept);
-            self.stats.armed += 1;
-            driver.accept(handle);
+        match (socket.wants_accept(), armed.has(Op::Accept)) {
+            (true, false) => {
+                socket.outstanding.insert(Op::Accept);
+                self.stats.armed += 1;
+                driver.accept(handle);
+            }
+            (false, true) if !socket.cancelled.has(Op::Accept) => {
+                socket.cancelled.insert(Op::Accept);
+                driver.cancel(handle, Ops::only(Op::Accept));
+            }
+            (true, true) | (false, _) => {}
         }
         match (socket.wants_receive(), armed.has(Op::Receive)) {
             // Nobody overtakes those that wait for buffers already.

@@ -42,8 +42,14 @@ pub(crate) struct Socket<C> {
     pub(crate) user_data: u64,
     /// The one deadline of the state: of connecting, of closing, or of a listener's rest.
     pub(crate) alarm: Option<TimerKey>,
+    /// When an attempt to connect must be over, all of its addresses included.
+    pub(crate) deadline_ms: u64,
     /// Further addresses of a connecting socket's host, to be tried in turn.
     pub(crate) candidates: VecDeque<SocketAddr>,
+    /// Bytes that came after the user was done with the socket.
+    pub(crate) discarded: usize,
+    /// Accepts that failed in a row.
+    pub(crate) accept_failures: u8,
     /// The pause of a listener that found no descriptor, in ms; doubled each time.
     pub(crate) pause_ms: u64,
 }
@@ -123,21 +129,36 @@ impl<C> Socket<C> {
             callback,
             user_data,
             alarm: None,
+            deadline_ms: u64::MAX,
             candidates: VecDeque::new(),
+            discarded: 0,
+            accept_failures: 0,
             pause_ms: 0,
         }
     }
 
+    /// Whether an accept ought to be outstanding.
+    pub(crate) fn wants_accept(&self) -> bool {
+        self.state == State::Listening && self.alarm.is_none() && !self.hold.by_user
+    }
+
+    /// Whether the peer of a closing connection has sent more than is waited for.
+    pub(crate) const fn is_flooded(&self) -> bool {
+        self.discarded > DISCARDED_MAX
+    }
+
     /// Whether a receive ought to be outstanding.
     pub(crate) const fn wants_receive(&self) -> bool {
-        if self.peer_finished || self.is_starved {
+        // Held bytes are delivered first: more of them would pile up behind a user who pauses at
+        // each one.
+        if self.peer_finished || self.is_starved || self.is_deferred {
             return false;
         }
         match self.state {
             State::Connected => !self.hold.is_on() && self.end.is_none(),
             // What still comes is dropped. Left unread, it would turn the close into a reset,
             // and a reset may overtake what the peer has not read yet.
-            State::Flushing | State::Lingering => true,
+            State::Flushing | State::Lingering => self.discarded <= DISCARDED_MAX,
             State::Idle
             | State::Listening
             | State::Connecting
@@ -146,3 +167,6 @@ impl<C> Socket<C> {
         }
     }
 }
+
+/// Bytes that a closing connection may still send before it is left unread.
+const DISCARDED_MAX: usize = 1 << 20;

@@ -3,11 +3,14 @@
 //! Trusts no completion to be expected. One whose request is not outstanding is dropped, after
 //! whatever it carries (a buffer, an accepted descriptor) was taken care of.
 
+use std::mem;
+use std::os::fd::AsFd;
+
 use io_uring::cqueue;
 
 use super::super::token::Token;
 use super::super::{Chunk, Completion, Op, Outcome};
-use super::Uring;
+use super::{LONG_RUN, Uring};
 use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::Feature;
@@ -20,29 +23,34 @@ struct Answer {
     /// No F_MORE: the request is over, whatever the result is.
     is_last: bool,
     chunk: Option<Chunk>,
+    /// The socket had more when this was received.
+    has_more: bool,
 }
 
 impl Uring {
     pub(super) fn complete(&mut self, entry: &cqueue::Entry, batch: &mut Vec<Completion>) {
         let token = Token::from_bits(entry.user_data());
         let is_last = !cqueue::more(entry.flags());
-        if is_last {
-            self.in_flight -= 1;
-        }
         let len = u32::try_from(entry.result()).unwrap_or(0);
         // A buffer is ours again even when the completion brings no bytes.
         let chunk = cqueue::buffer_select(entry.flags()).map(|id| self.buffers.claim(id, len));
-        let answer = Answer { handle: token.handle(), result: entry.result(), is_last, chunk };
+        let (handle, result) = (token.handle(), entry.result());
+        let has_more = cqueue::sock_nonempty(entry.flags());
+        let answer = Answer { handle, result, is_last, chunk, has_more };
         let outcome = match token.op() {
             Some(Op::Accept) => self.complete_accept(&answer),
             Some(Op::Connect) => self.complete_connect(&answer),
             Some(Op::Receive) => return self.complete_receive(answer, batch),
             Some(Op::Send) => self.complete_send(&answer),
             Some(Op::Wake) => return self.complete_wake(),
-            Some(Op::Cancel) | None => return,
+            Some(Op::Cancel) => {
+                self.in_flight -= 1;
+                return;
+            }
+            None => return,
         };
         if let Some(outcome) = outcome {
-            batch.push(Completion { handle: token.handle(), last: is_last, outcome });
+            batch.push(Completion { handle, last: is_last, outcome });
         }
     }
 
@@ -52,6 +60,7 @@ impl Uring {
         let is_expected = slot.outstanding.has(op);
         if is_expected && answer.is_last {
             slot.end(op);
+            self.in_flight -= 1;
         }
         is_expected
     }
@@ -66,7 +75,8 @@ impl Uring {
             return Some(Outcome::Accepted(client));
         }
         let errno = Errno(-answer.result);
-        if self.degrade(Feature::AcceptMulti, errno) && !was_cancelled {
+        // A listener that was shut down answers like a kernel without the multishot form.
+        if !was_cancelled && self.degrade(Feature::AcceptMulti, errno) {
             self.slots.expect_mut(answer.handle).start(Op::Accept);
             self.submit_accept(answer.handle);
             return None;
@@ -93,9 +103,12 @@ impl Uring {
         let (handle, last) = (answer.handle, answer.is_last);
         let errno = Errno(-answer.result);
         let may_retry = last && !was_cancelled && answer.result < 0;
-        if may_retry && (errno.is_transient() || self.degrade(Feature::ReceiveMulti, errno)) {
+        if may_retry && (self.is_probed(handle, errno) || self.is_retried(errno)) {
             self.slots.expect_mut(handle).start(Op::Receive);
             return self.submit_receive(handle);
+        }
+        if answer.result > 0 && !last {
+            self.watch_run(handle, answer.has_more);
         }
         let outcome = match (answer.result, answer.chunk) {
             (1.., Some(chunk)) => Outcome::Received(chunk),
@@ -105,6 +118,32 @@ impl Uring {
             (..0, _) => Outcome::ReceiveFailed(errno),
         };
         batch.push(Completion { handle, last, outcome });
+    }
+
+    fn is_retried(&mut self, errno: Errno) -> bool {
+        errno.is_transient() || self.degrade(Feature::ReceiveMulti, errno)
+    }
+
+    /// Whether a receive ended because [`watch_run`](Self::watch_run) asked it to.
+    fn is_probed(&self, handle: Handle, errno: Errno) -> bool {
+        let is_single = self.slots.find(handle).is_some_and(|slot| slot.is_single);
+        is_single && errno.is_cancellation()
+    }
+
+    /// Looks after a multishot receive that took many buffers in a row and then found the socket
+    /// empty: if the connection was reset before, the kernel may never say so. It is asked once,
+    /// and a single receive, which knows, takes over.
+    fn watch_run(&mut self, handle: Handle, has_more: bool) {
+        let slot = self.slots.expect_mut(handle);
+        if has_more {
+            slot.run = (slot.run + 1).min(LONG_RUN);
+            return;
+        }
+        let run = mem::take(&mut slot.run);
+        if run == LONG_RUN && !slot.is_single && sys::is_hung_up(slot.socket.as_fd()) {
+            slot.is_single = true;
+            self.submit_cancel(Token::new(Op::Receive, handle));
+        }
     }
 
     fn complete_send(&mut self, answer: &Answer) -> Option<Outcome> {
@@ -124,7 +163,7 @@ impl Uring {
             self.submit_send(handle);
             return None;
         }
-        let bytes = std::mem::take(&mut slot.flight).bytes;
+        let bytes = mem::take(&mut slot.flight).bytes;
         Some(match answer.result {
             1.. if is_whole => Outcome::Sent(bytes),
             0.. => Outcome::SendFailed(Errno::CANCELLED, bytes),
@@ -133,6 +172,7 @@ impl Uring {
     }
 
     fn complete_wake(&mut self) {
+        self.in_flight -= 1;
         if self.is_draining {
             return;
         }

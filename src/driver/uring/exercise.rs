@@ -78,7 +78,8 @@ impl Exercise<'_> {
         self.driver.adopt(listener.into(), Family::Unix, server)?;
         self.driver.accept(server);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        self.driver.adopt(socket.into(), Family::Unix, client)?;
+        // Treated as TCP, to try the request.
+        self.driver.adopt(socket.into(), Family::Inet, client)?;
         self.driver.connect(client, address);
         self.expect(|outcome| matches!(outcome, Outcome::Connected))?;
         let is_armed = !self.expect(|outcome| matches!(outcome, Outcome::Accepted(_)))?;

@@ -24,7 +24,7 @@ use socket2::SockAddr;
 use super::buf_ring::{self, BufRing};
 use super::slots::Slots;
 use super::token::Token;
-use super::{Completion, Driver, DriverCounters, End, Family, Op, Ops, Waker};
+use super::{Completion, Driver, DriverCounters, End, Family, Op, Ops, Waker, connect_at_once};
 use crate::event::Handle;
 use crate::options::{Feature, Features};
 
@@ -38,6 +38,8 @@ pub(crate) struct Uring {
     features: Features,
     /// Requests that found the submission queue full and the kernel unwilling to empty it.
     unsubmitted: VecDeque<squeue::Entry>,
+    /// Outcomes of what needed no request, for the next `wait` (D3).
+    settled: Vec<Completion>,
     /// Where completions are copied to before they are looked at; kept for its memory.
     reaped: Vec<cqueue::Entry>,
     /// Requests without a last completion, the driver's own included.
@@ -55,6 +57,10 @@ struct Slot {
     /// Those of the outstanding that were asked to end, and must not be started again.
     cancelled: Ops,
     flight: Flight,
+    /// Receives since the last that found the socket empty, up to [`LONG_RUN`].
+    run: u8,
+    /// The multishot form may have missed the end of this connection, and is not used any more.
+    is_single: bool,
     /// Where a connect goes to, for as long as the kernel may read it.
     peer: Option<Box<SockAddr>>,
 }
@@ -86,9 +92,7 @@ impl Uring {
     fn submit_receive(&mut self, handle: Handle) {
         let slot = self.slots.expect_mut(handle);
         let fd = Fd(slot.socket.as_raw_fd());
-        // Multishot receives on Unix-domain sockets miss the end of the stream on kernels as
-        // late as 6.19; single ones do not.
-        let is_multi = self.features.has(Feature::ReceiveMulti) && slot.family == Family::Inet;
+        let is_multi = self.features.has(Feature::ReceiveMulti) && !slot.is_single;
         let entry = if is_multi {
             opcode::RecvMulti::new(fd, buf_ring::GROUP).build()
         } else {
@@ -208,7 +212,8 @@ impl Uring {
         for _ in 0..DRAIN_WAITS {
             self.refill();
             if self.enter(1, Some(DRAIN_WAIT)).is_err() {
-                return false;
+                // Whatever the kernel did not take, it does not touch.
+                return self.in_flight == self.ring.submission().len() + self.unsubmitted.len();
             }
             self.reap(&mut batch);
             batch.clear();
@@ -229,7 +234,11 @@ impl Driver for Uring {
     fn adopt(&mut self, socket: OwnedFd, family: Family, handle: Handle) -> io::Result<()> {
         let (outstanding, cancelled) = (Ops::NONE, Ops::NONE);
         let flight = Flight::default();
-        let slot = Slot { socket, family, outstanding, cancelled, flight, peer: None };
+        // Multishot receives on Unix-domain sockets miss the end of the stream on kernels as
+        // late as 6.19; single ones do not.
+        let (run, is_single) = (0, family == Family::Unix);
+        let peer = None;
+        let slot = Slot { socket, outstanding, cancelled, family, flight, run, is_single, peer };
         self.slots.insert(handle, slot);
         Ok(())
     }
@@ -241,6 +250,12 @@ impl Driver for Uring {
 
     fn connect(&mut self, handle: Handle, peer: SockAddr) {
         let slot = self.slots.expect_mut(handle);
+        if slot.family == Family::Unix {
+            // Nothing to wait for: it succeeds or fails at once. As a request it would hold a
+            // worker thread of the kernel for as long as the listener's queue is full.
+            let outcome = connect_at_once(slot.socket.as_fd(), &peer);
+            return self.settled.push(Completion { handle, last: true, outcome });
+        }
         slot.start(Op::Connect);
         let peer = slot.peer.insert(Box::new(peer));
         let fd = Fd(slot.socket.as_raw_fd());
@@ -282,7 +297,10 @@ impl Driver for Uring {
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
         self.buffers.publish();
         self.refill();
-        let is_ready = !self.ring.completion().is_empty() || !self.unsubmitted.is_empty();
+        let has_settled = !self.settled.is_empty();
+        batch.append(&mut self.settled);
+        let has_completions = !self.ring.completion().is_empty();
+        let is_ready = has_settled || has_completions || !self.unsubmitted.is_empty();
         let is_polling = is_ready || timeout == Some(Duration::ZERO);
         if is_polling {
             self.enter(0, Some(Duration::ZERO))?;
@@ -351,6 +369,10 @@ impl fmt::Debug for Uring {
         write!(f, "Uring({} in flight, {features:?}, {buffers:?})", self.in_flight)
     }
 }
+
+/// A multishot receive takes 32 buffers in a go. Past that the kernel goes on by other means, which
+/// miss a reset that was there before; half of it is on the safe side.
+const LONG_RUN: u8 = 16;
 
 /// How long a dropped driver waits for its requests to end, in steps: 2 s in all.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);

@@ -31,7 +31,8 @@ impl Uring {
     pub(crate) fn new(options: &Options) -> Result<Self, UringError> {
         let (ring, mut features) = set_up(options)?;
         let setup = |error: io::Error| UringError::Setup(Errno::from_io(&error));
-        let pool = Pool::new(options.pool_buffers, options.pool_buffer_len);
+        let waker = Waker::new(true).map_err(setup)?;
+        let pool = Pool::new(options.pool_buffers, options.pool_buffer_len).map_err(setup)?;
         let buffers = match BufRing::register(&ring, pool) {
             Ok(buffers) => buffers,
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -52,9 +53,10 @@ impl Uring {
             buffers: ManuallyDrop::new(buffers),
             slots: ManuallyDrop::new(Slots::new()),
             wake_count: ManuallyDrop::new(Box::new(0)),
-            waker: Waker::new(true).map_err(setup)?,
+            waker,
             features,
             unsubmitted: VecDeque::new(),
+            settled: Vec::new(),
             reaped: Vec::new(),
             in_flight: 0,
             is_draining: false,
