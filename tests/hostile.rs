@@ -12,10 +12,8 @@ use support::*;
 /// Sends back every PDU, and stops reading from whoever does not read.
 fn echo_and_pause(world: &mut World) {
     world.script(|_, net, handle, event| match event {
-        Event::Pdu(pdu) => {
-            if net.send(handle, pdu.frame()) == Ok(SendStatus::AboveHighMark) {
-                net.pause_receive(handle).unwrap();
-            }
+        Event::Pdu(pdu) if net.send(handle, pdu.frame()) == Ok(SendStatus::AboveHighMark) => {
+            net.pause_receive(handle).unwrap();
         }
         Event::Write => net.resume_receive(handle).unwrap(),
         _ => {}
