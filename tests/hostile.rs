@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -170,5 +171,33 @@ fn a_full_unix_queue_refuses_at_once() {
         let handle = world.connect(Address::Path(path));
         world.turn_until("a refusal", |world| world.app.log_of(handle).len() == 1);
         world.app.log_of(handle)
+    });
+}
+
+/// A reset is told whenever it comes: beside the first bytes, behind many, in the middle of a PDU.
+/// Thousands of them find the moments that cannot be scripted.
+#[test]
+fn resets_at_any_moment_are_told() {
+    on_every_backend(|lane| {
+        const PEERS: usize = 3000;
+        let mut world = World::new(lane);
+        echo_and_pause(&mut world);
+        let (_, address) = world.listen();
+        let pdus = frame(16, 1).repeat(3).into_iter().chain(frame(5000, 2).repeat(20));
+        let pdus: Vec<u8> = pdus.collect();
+        let peers = thread::spawn(move || {
+            for number in 0..PEERS {
+                let mut peer = TcpStream::connect(address).unwrap();
+                peer.set_nonblocking(true).unwrap();
+                let len = [16, 20, 40, 48 + number * 31 % 100_000][number % 4];
+                peer.write_all(&pdus[..len]).ok();
+                reset(peer);
+            }
+        });
+        world.turn_while_not("all are closed", |world| {
+            let stats = world.net.stats();
+            stats.accepted == PEERS as u64 && stats.sockets == 1
+        });
+        peers.join().unwrap();
     });
 }

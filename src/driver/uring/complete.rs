@@ -10,7 +10,7 @@ use io_uring::cqueue;
 
 use super::super::token::Token;
 use super::super::{Chunk, Completion, Op, Outcome};
-use super::{LONG_RUN, Uring};
+use super::Uring;
 use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::Feature;
@@ -130,17 +130,11 @@ impl Uring {
         is_single && errno.is_cancellation()
     }
 
-    /// Looks after a multishot receive that took many buffers in a row and then found the socket
-    /// empty: if the connection was reset before, the kernel may never say so. It is asked once,
-    /// and a single receive, which knows, takes over.
+    /// Looks after a multishot receive that may have missed a reset, see [`Run`]. The kernel is
+    /// asked, once an arming and not per buffer.
     fn watch_run(&mut self, handle: Handle, has_more: bool) {
         let slot = self.slots.expect_mut(handle);
-        if has_more {
-            slot.run = (slot.run + 1).min(LONG_RUN);
-            return;
-        }
-        let run = mem::take(&mut slot.run);
-        if run == LONG_RUN && !slot.is_single && sys::is_hung_up(slot.socket.as_fd()) {
+        if slot.run.note(has_more) && !slot.is_single && sys::is_hung_up(slot.socket.as_fd()) {
             slot.is_single = true;
             self.submit_cancel(Token::new(Op::Receive, handle));
         }

@@ -57,12 +57,45 @@ struct Slot {
     /// Those of the outstanding that were asked to end, and must not be started again.
     cancelled: Ops,
     flight: Flight,
-    /// Receives since the last that found the socket empty, up to [`LONG_RUN`].
-    run: u8,
-    /// The multishot form may have missed the end of this connection, and is not used any more.
+    /// Since when a multishot receive may have missed a reset.
+    run: Run,
+    /// It has: the single form takes over, and knows.
     is_single: bool,
     /// Where a connect goes to, for as long as the kernel may read it.
     peer: Option<Box<SockAddr>>,
+}
+
+/// What is known of a multishot receive.
+///
+/// One that has just been armed, or that has taken more buffers in a row than the kernel takes in
+/// a go, may find data and a reset in one look; it then takes the data and waits for a second
+/// wake-up that never comes. At all other times a reset is a wake-up of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    /// Armed, and the socket was not found empty since.
+    Fresh,
+    /// So many buffers since the socket was found empty.
+    Going(u8),
+}
+
+impl Run {
+    /// Half of what the kernel takes in a go, to be on the safe side.
+    const LONG: u8 = 16;
+
+    /// One buffer more. Whether a reset may have been missed: only when the socket is empty now.
+    fn note(&mut self, has_more: bool) -> bool {
+        match (*self, has_more) {
+            (Self::Fresh, true) => false,
+            (Self::Going(count), true) => {
+                *self = Self::Going((count + 1).min(Self::LONG));
+                false
+            }
+            (before, false) => {
+                *self = Self::Going(0);
+                before == Self::Fresh || before == Self::Going(Self::LONG)
+            }
+        }
+    }
 }
 
 /// The bytes that the kernel reads from while a send is outstanding.
@@ -93,6 +126,7 @@ impl Uring {
         let slot = self.slots.expect_mut(handle);
         let fd = Fd(slot.socket.as_raw_fd());
         let is_multi = self.features.has(Feature::ReceiveMulti) && !slot.is_single;
+        slot.run = Run::Fresh;
         let entry = if is_multi {
             opcode::RecvMulti::new(fd, buf_ring::GROUP).build()
         } else {
@@ -236,7 +270,7 @@ impl Driver for Uring {
         let flight = Flight::default();
         // Multishot receives on Unix-domain sockets miss the end of the stream on kernels as
         // late as 6.19; single ones do not.
-        let (run, is_single) = (0, family == Family::Unix);
+        let (run, is_single) = (Run::Fresh, family == Family::Unix);
         let peer = None;
         let slot = Slot { socket, outstanding, cancelled, family, flight, run, is_single, peer };
         self.slots.insert(handle, slot);
@@ -369,10 +403,6 @@ impl fmt::Debug for Uring {
         write!(f, "Uring({} in flight, {features:?}, {buffers:?})", self.in_flight)
     }
 }
-
-/// A multishot receive takes 32 buffers in a go. Past that the kernel goes on by other means, which
-/// miss a reset that was there before; half of it is on the safe side.
-const LONG_RUN: u8 = 16;
 
 /// How long a dropped driver waits for its requests to end, in steps: 2 s in all.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);
