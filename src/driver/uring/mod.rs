@@ -407,3 +407,28 @@ impl fmt::Debug for Uring {
 /// How long a dropped driver waits for its requests to end, in steps: 2 s in all.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);
 const DRAIN_WAITS: u32 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A missed reset is looked for when a receive finds the socket empty for the first time since
+    /// it was armed, or after many buffers in a row; else never, as the look is a system call.
+    #[test]
+    fn a_missed_reset_is_looked_for_once_an_arming() {
+        let mut run = Run::Fresh;
+        assert!(!run.note(true) && !run.note(true));
+        assert!(run.note(false), "empty for the first time");
+        for _ in 0..100 {
+            assert!(!run.note(false), "small messages cost no look");
+        }
+        for _ in 0..Run::LONG - 1 {
+            assert!(!run.note(true));
+        }
+        assert!(!run.note(false), "a short run");
+        for _ in 0..2 * Run::LONG {
+            assert!(!run.note(true));
+        }
+        assert!(run.note(false), "a long run");
+    }
+}
