@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use crate::sys::check;
+
 /// An epoll instance, and the events of its last wait.
 pub(super) struct Poller {
     epoll: OwnedFd,
@@ -87,10 +89,6 @@ impl Poller {
             hung_up,
         })
     }
-}
-
-fn check(result: i32) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Events taken a wait; those beyond come with the next.

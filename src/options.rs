@@ -256,7 +256,7 @@ impl Default for BacklogLimits {
 pub struct ListenOptions {
     pub(crate) dual_stack: bool,
     pub(crate) reuse_port: bool,
-    pub(crate) backlog: i32,
+    pub(crate) backlog: u16,
 }
 
 impl ListenOptions {
@@ -284,7 +284,7 @@ impl ListenOptions {
     /// Clients that may wait to be accepted. Default 4096; the kernel caps it at
     /// `net.core.somaxconn`.
     #[must_use]
-    pub const fn backlog(mut self, clients: i32) -> Self {
+    pub const fn backlog(mut self, clients: u16) -> Self {
         self.backlog = clients;
         self
     }
@@ -400,7 +400,8 @@ impl Options {
         self
     }
 
-    /// How long an attempt to connect may take, resolving the host name included. Default 10 s.
+    /// How long an attempt to connect may take, resolving the host name included. Default 10 s;
+    /// `Duration::MAX` leaves it to the kernel.
     /// Each address of a host gets an equal share of what is left.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;

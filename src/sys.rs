@@ -70,7 +70,8 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
     poll.revents & (libc::POLLHUP | libc::POLLERR) != 0
 }
 
-fn check(result: i32) -> io::Result<i32> {
+/// A call's result, or the error that it left.
+pub(crate) fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 

@@ -52,8 +52,13 @@ impl<A> Netlib<A> {
                     self.on_end(app, handle, CloseReason::from_errno(errno));
                 }
             }
-            (_, Outcome::Sent(bytes)) => self.on_sent(app, handle, bytes),
-            (_, Outcome::SendFailed(errno, bytes)) => {
+            (State::Connected | State::Flushing | State::Cancelling, Outcome::Sent(bytes)) => {
+                self.on_sent(app, handle, bytes);
+            }
+            (
+                State::Connected | State::Flushing | State::Cancelling,
+                Outcome::SendFailed(errno, bytes),
+            ) => {
                 self.on_send_failed(handle, errno, bytes);
             }
             // Nobody wants what still comes, but its end matters.

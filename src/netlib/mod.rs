@@ -136,7 +136,8 @@ impl<A> Netlib<A> {
     /// `option(handle)?.local_address()` tells.
     ///
     /// A Unix-domain path that a listener left behind is taken over. Whether somebody still serves
-    /// it is found out by connecting to it, which a live listener sees.
+    /// it is found out by connecting to it, which a live listener sees. Of two processes that do
+    /// so at the same moment, one may take the path from the other.
     ///
     /// Accepted sockets inherit `callback` and `user_data` (C5). The listener is a handle like any
     /// other, and closes by [`close`](Self::close).
@@ -176,7 +177,8 @@ impl<A> Netlib<A> {
     /// [`Event::Close`](crate::Event::Close) tells how it went; neither comes from this call (C1).
     ///
     /// A host name is resolved on another thread, and its addresses are tried in turn, all within
-    /// [`Options::connect_timeout`]. A numeric address never leaves this thread.
+    /// [`Options::connect_timeout`]. A numeric address never leaves this thread. Options of the
+    /// kernel's socket are best set once it is confirmed: each address has a socket of its own.
     ///
     /// ```
     /// use uring_netlib::{CloseReason, Event, Handle, Netlib, Options};
@@ -220,7 +222,7 @@ impl<A> Netlib<A> {
         self.reactor.queue(handle, bytes.len(), |pending| pending.extend_from_slice(bytes))
     }
 
-    /// Queues a PDU: the header, and the message encoded straight into the pending bytes.
+    /// Queues a PDU: the 16-byte header, and the message encoded straight into the pending bytes.
     ///
     /// ```
     /// use uring_netlib::pdu::Header;
@@ -246,6 +248,9 @@ impl<A> Netlib<A> {
     /// # Errors
     /// [`SendError`]: nothing was queued. `TooLong` where the PDU would pass the limit of the
     /// socket's own framing.
+    ///
+    /// # Panics
+    /// When a message that is written by hand encodes to another length than it says.
     pub fn send_pdu(
         &mut self,
         handle: Handle,
@@ -266,7 +271,8 @@ impl<A> Netlib<A> {
     }
 
     /// Copies received bytes out, from a socket with [`Delivery::Pull`](crate::Delivery::Pull).
-    /// Returns how many; the end of the stream is told by Close, after the last of them.
+    /// Returns how many, 0 for an empty `space` only; the end of the stream is told by Close, after
+    /// the last of them.
     ///
     /// ```
     /// use uring_netlib::{Event, Handle, Netlib};
@@ -519,7 +525,7 @@ impl<A> Netlib<A> {
         }
     }
 
-    /// The clock of the alarms, in whole milliseconds: the only place that reads it (I7).
+    /// The clock of the alarms, in whole milliseconds. Nothing below reads a clock (I7).
     fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).expect("584 million years")
     }

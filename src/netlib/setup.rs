@@ -197,7 +197,7 @@ fn bound(address: &Address, kernel: &SockAddr, options: ListenOptions) -> io::Re
         socket = open()?;
         socket.bind(kernel)?;
     }
-    socket.listen(options.backlog)?;
+    socket.listen(options.backlog.into())?;
     Ok(socket)
 }
 

@@ -28,6 +28,8 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 mod frame;
 mod header;
 mod primitives;
@@ -58,6 +60,23 @@ impl<'a> Pdu<'a> {
     #[must_use]
     pub const fn frame(&self) -> &'a [u8] {
         self.frame
+    }
+
+    /// A copy of all of its bytes, to be kept or shared after the callback has returned.
+    ///
+    /// ```
+    /// use uring_netlib::Event;
+    ///
+    /// fn keep(event: Event<'_>, kept: &mut Vec<bytes::Bytes>) {
+    ///     if let Event::Pdu(pdu) = event {
+    ///         kept.push(pdu.to_bytes());
+    ///     }
+    /// }
+    /// # let _ = keep;
+    /// ```
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(self.frame)
     }
 
     /// The bytes after the header; may be none.
