@@ -1,30 +1,32 @@
 //! The surface: what applications call. Each call changes state and returns; events come only
 //! from the event loop, which is in `turn.rs` (C1).
 //!
-//! Options of one socket are in `option.rs`. Rules C1 to C7 are listed at [`Netlib`].
+//! Options of one socket are in `option.rs`, timers and loop callbacks in `timers.rs`. Rules C1 to C7 are listed at [`Netlib`].
 
 #![forbid(unsafe_code)]
 
 mod dispatch;
 mod option;
 mod setup;
+mod timers;
 mod turn;
 
 use std::fmt;
-use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 pub use option::SocketOptions;
+pub use timers::Repeat;
+use timers::{Loop, TIMERS_MAX, Timer};
 
 use crate::address::Address;
 use crate::driver::{Auto, Completion, Driver};
 use crate::error::{
     BuildError, ConnectError, ListenError, RecvError, SendError, Stale, UringError,
 };
-use crate::event::{Callback, Handle, LoopId, SocketState, TimerId};
+use crate::event::{Callback, Handle, SocketState};
 use crate::options::{Backend, Features, ListenOptions, Options};
 use crate::pdu::{self, Header};
-use crate::reactor::{Alarm, Reactor, Release, SendStatus, State, Table, TimerKey, millis};
+use crate::reactor::{Reactor, Release, SendStatus, State, Table, millis};
 use crate::remote::Remote;
 use crate::resolver::Resolver;
 use crate::stats::Stats;
@@ -85,30 +87,6 @@ pub struct Netlib<A> {
     batch: Vec<Completion>,
     is_running: bool,
     is_in_turn: bool,
-}
-
-struct Timer<A> {
-    callback: Callback<A>,
-    user_data: u64,
-    /// `None` for a timer that fires once.
-    period_ms: Option<NonZeroU64>,
-    key: Option<TimerKey>,
-}
-
-struct Loop<A> {
-    id: u64,
-    callback: Callback<A>,
-    user_data: u64,
-}
-
-/// How often a timer fires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeat {
-    /// One time, and the timer is gone.
-    Once,
-    /// Every interval, until it is deleted. After a stall the times that were missed are left out,
-    /// and the rhythm goes on as before.
-    Forever,
 }
 
 impl<A> Netlib<A> {
@@ -386,81 +364,6 @@ impl<A> Netlib<A> {
         Ok(())
     }
 
-    /// Calls `callback` with [`Event::Timer`](crate::Event::Timer) after `interval`, once or again
-    /// and again. Monotonic, in whole milliseconds and at least one, never early.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use uring_netlib::{Event, Handle, Netlib, Options, Repeat};
-    ///
-    /// fn tick(count: &mut u32, net: &mut Netlib<u32>, _: Handle, event: Event<'_>) {
-    ///     *count += 1;
-    ///     if let (Event::Timer { timer, .. }, 3) = (event, *count) {
-    ///         net.delete_timer(timer).ok();
-    ///         net.stop_event();
-    ///     }
-    /// }
-    ///
-    /// let (mut net, mut count) = (Options::new().build()?, 0);
-    /// net.register_timer(Duration::from_millis(5), Repeat::Forever, tick, 0);
-    /// net.eventloop(&mut count, Duration::MAX)?;
-    /// assert_eq!(count, 3);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Panics
-    /// With more than 2²⁴ timers.
-    pub fn register_timer(
-        &mut self,
-        interval: Duration,
-        repeat: Repeat,
-        callback: Callback<A>,
-        user_data: u64,
-    ) -> TimerId {
-        let interval_ms = NonZeroU64::new(millis(interval)).unwrap_or(NonZeroU64::MIN);
-        let period_ms = (repeat == Repeat::Forever).then_some(interval_ms);
-        let timer = Timer { callback, user_data, period_ms, key: None };
-        let inserted = self.timers.insert(timer);
-        let Ok(id) = inserted else { panic!("no more than 2²⁴ timers") };
-        let deadline = self.deadline(interval);
-        let key = self.reactor.alarms.insert(deadline, Alarm::User(id));
-        if let Some(timer) = self.timers.find_mut(id) {
-            timer.key = Some(key);
-        }
-        TimerId(id.to_bits())
-    }
-
-    /// Deletes a timer; it does not fire any more, not even in this turn.
-    ///
-    /// # Errors
-    /// [`Stale`]: it fired for the last time, or was deleted before.
-    pub fn delete_timer(&mut self, timer: TimerId) -> Result<(), Stale> {
-        let timer = self.timers.remove(Handle::from_bits(timer.0)).ok_or(Stale)?;
-        if let Some(key) = timer.key {
-            self.reactor.alarms.cancel(key);
-        }
-        Ok(())
-    }
-
-    /// Calls `callback` with [`Event::Loop`](crate::Event::Loop) at the end of every turn, from
-    /// the next one on if it is added by a loop callback.
-    pub fn add_loop(&mut self, callback: Callback<A>, user_data: u64) -> LoopId {
-        self.loops_added += 1;
-        let id = self.loops_added;
-        self.loops.push(Loop { id, callback, user_data });
-        LoopId(id)
-    }
-
-    /// Removes a loop callback, at once.
-    ///
-    /// # Errors
-    /// [`Stale`]: it was removed before.
-    pub fn remove_loop(&mut self, id: LoopId) -> Result<(), Stale> {
-        let position = self.loops.iter().position(|one| one.id == id.0).ok_or(Stale)?;
-        self.loops.remove(position);
-        Ok(())
-    }
-
     /// Lets [`eventloop`](Self::eventloop) return once the turn in hand is over.
     pub fn stop_event(&mut self) {
         self.remote.stop();
@@ -571,8 +474,6 @@ impl fmt::Display for BackendInfo {
         Ok(())
     }
 }
-
-const TIMERS_MAX: usize = 1 << 24;
 
 /// How long the end of a peer is waited for that has nothing more to get.
 const LINGER_MAX: Duration = Duration::from_secs(2);

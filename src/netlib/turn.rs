@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Netlib;
 use crate::driver::{Driver, Op, Ops};
 use crate::error::RunError;
-use crate::event::{CloseReason, Event, Handle, LoopId, TimerId};
+use crate::event::{CloseReason, Event, Handle};
 use crate::reactor::{Alarm, Release, State};
 
 impl<A> Netlib<A> {
@@ -105,24 +105,6 @@ impl<A> Netlib<A> {
         }
     }
 
-    fn fire_timer(&mut self, app: &mut A, id: Handle, deadline_ms: u64, now_ms: u64) {
-        let Some(timer) = self.timers.find_mut(id) else { return };
-        let (callback, user_data) = (timer.callback, timer.user_data);
-        match timer.period_ms {
-            None => {
-                self.timers.remove(id);
-            }
-            Some(period_ms) => {
-                // The rhythm is kept, and the beats that were missed are left out.
-                let beats = (now_ms - deadline_ms) / period_ms + 1;
-                let next = deadline_ms.saturating_add(beats.saturating_mul(period_ms.get()));
-                timer.key = Some(self.reactor.alarms.insert(next, Alarm::User(id)));
-            }
-        }
-        let timer = TimerId(id.to_bits());
-        callback(app, self, Handle::NONE, Event::Timer { timer, user_data });
-    }
-
     fn on_connect_timeout(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.owned(handle) else { return };
         match socket.state {
@@ -133,19 +115,6 @@ impl<A> Netlib<A> {
             }
             State::Idle | State::Connecting => self.fail(app, handle, CloseReason::TimedOut),
             _ => {}
-        }
-    }
-
-    /// Calls the loop callbacks that were there when the turn ended, in the order in which they
-    /// were added. They may add and remove any.
-    fn call_loops(&mut self, app: &mut A) {
-        let (mut last, newest) = (0, self.loops_added);
-        loop {
-            let next = self.loops.partition_point(|one| one.id <= last);
-            let Some(one) = self.loops.get(next).filter(|one| one.id <= newest) else { return };
-            last = one.id;
-            let (callback, user_data, id) = (one.callback, one.user_data, LoopId(one.id));
-            callback(app, self, Handle::NONE, Event::Loop { id, user_data });
         }
     }
 
