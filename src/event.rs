@@ -143,6 +143,8 @@ pub enum CloseReason {
     TimedOut,
     /// The host name has no address.
     ResolveFailed,
+    /// The user's code for this connection panicked.
+    Panicked,
     /// Any other refusal by the kernel.
     Failed(Errno),
 }
@@ -173,6 +175,7 @@ impl fmt::Display for CloseReason {
             Self::Unreachable => f.write_str("peer unreachable"),
             Self::TimedOut => f.write_str("timed out"),
             Self::ResolveFailed => f.write_str("host name has no address"),
+            Self::Panicked => f.write_str("its handler panicked"),
             Self::Failed(errno) => write!(f, "failed: {errno}"),
         }
     }

@@ -20,6 +20,7 @@ compile_error!(
 );
 
 mod address;
+pub mod conn;
 mod driver;
 mod error;
 mod event;

@@ -321,6 +321,7 @@ pub struct Options {
     pub(crate) close_timeout: Duration,
     pub(crate) accept_pause_min: Duration,
     pub(crate) accept_pause_max: Duration,
+    pub(crate) abort_on_panic: bool,
 }
 
 impl Options {
@@ -340,6 +341,7 @@ impl Options {
             close_timeout: Duration::from_secs(10),
             accept_pause_min: Duration::from_millis(10),
             accept_pause_max: Duration::from_secs(1),
+            abort_on_panic: false,
         }
     }
 
@@ -420,6 +422,14 @@ impl Options {
     pub fn accept_pause(mut self, first: Duration, last: Duration) -> Self {
         self.accept_pause_min = first;
         self.accept_pause_max = last;
+        self
+    }
+
+    /// Whether a panic of user code aborts the process. Default no: it closes the connection that
+    /// was being served, as `CloseReason::Panicked`, is counted, and the loop goes on. A panic in
+    /// a timer or a loop callback is counted only.
+    pub fn abort_on_panic(mut self, abort: bool) -> Self {
+        self.abort_on_panic = abort;
         self
     }
 

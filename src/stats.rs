@@ -27,6 +27,8 @@ pub struct Stats {
     pub pdus_in: u64,
     /// Connections closed because of a PDU's length.
     pub bad_frames: u64,
+    /// Panics of user code that were caught.
+    pub panics: u64,
     /// Sends that were refused as `SendError::Full`.
     pub sends_refused: u64,
     /// Requests to send that went to the kernel.

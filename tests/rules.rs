@@ -284,7 +284,7 @@ fn an_accepted_socket_inherits_from_its_listener() {
     }
     fn settings(net: &mut Netlib<App>, handle: Handle) -> (u64, Delivery, BacklogLimits) {
         let option = net.option(handle).unwrap();
-        assert!(std::ptr::fn_addr_eq(option.callback(), inherited as Callback));
+        assert!(std::ptr::fn_addr_eq(option.callback().unwrap(), inherited as Callback));
         (option.user_data(), option.delivery(), option.backlog_limits())
     }
     on_every_backend(|lane| {

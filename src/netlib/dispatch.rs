@@ -10,6 +10,7 @@ use std::mem;
 use std::os::fd::OwnedFd;
 
 use super::Netlib;
+use super::tell::{Notice, Owner};
 use crate::driver::{Completion, Driver, End, Op, Outcome};
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
@@ -90,9 +91,10 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find_mut(listener) else { return };
         socket.pause_ms = 0;
         socket.accept_failures = 0;
-        let (callback, user_data) = (socket.callback, socket.user_data);
-        let (family, settings) = (socket.family, (socket.delivery, socket.backlog.limits()));
-        let mut socket = Socket::new(State::Connected, family, (callback, user_data), settings);
+        let (user_data, family) = (socket.user_data, socket.family);
+        let settings = (socket.delivery, socket.backlog.limits());
+        let nobody = (Owner::Object(None), user_data);
+        let mut socket = Socket::new(State::Connected, family, nobody, settings);
         socket.hold.by_announcement = true;
         let Ok(handle) = self.reactor.sockets.insert(socket) else {
             self.reactor.stats.rejected += 1;
@@ -103,6 +105,12 @@ impl<A> Netlib<A> {
             return;
         }
         self.reactor.stats.accepted += 1;
+        let owner = self.inherit(app, listener, handle);
+        match (owner, self.reactor.owned(handle)) {
+            (Some(owner), Some(socket)) => socket.owner = owner,
+            // Making its object panicked, so there is nobody to serve it.
+            _ => return self.release(handle, Release::Reset),
+        }
         self.tell(app, handle, Event::Connect { listener });
         self.announced(handle);
     }
@@ -201,7 +209,11 @@ impl<A> Netlib<A> {
         socket.backlog.land();
         let state = socket.state;
         let is_due = socket.backlog.take_event();
+        let is_empty = socket.backlog.queued() == 0;
         self.reactor.mark_dirty(handle);
+        if is_empty && state == State::Connected {
+            self.tell_object(app, handle, Notice::WriteComplete);
+        }
         if is_due && state == State::Connected {
             self.tell(app, handle, Event::Write);
         }

@@ -1,13 +1,15 @@
 //! The surface: what applications call. Each call changes state and returns; events come only
 //! from the event loop, which is in `turn.rs` (C1).
 //!
-//! Options of one socket are in `option.rs`, timers and loop callbacks in `timers.rs`. Rules C1 to C7 are listed at [`Netlib`].
+//! Options of one socket are in `option.rs`, timers and loop callbacks in `timers.rs`. Rules C1 to
+//! C7 are listed at [`Netlib`].
 
 #![forbid(unsafe_code)]
 
 mod dispatch;
 mod option;
 mod setup;
+mod tell;
 mod timers;
 mod turn;
 
@@ -15,6 +17,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 pub use option::SocketOptions;
+use tell::Owner;
 pub use timers::Repeat;
 use timers::{Loop, TIMERS_MAX, Timer};
 
@@ -73,7 +76,7 @@ use crate::stats::Stats;
 /// ```
 pub struct Netlib<A> {
     driver: Auto,
-    reactor: Reactor<Callback<A>>,
+    reactor: Reactor<Owner<A>>,
     timers: Table<Timer<A>>,
     loops: Vec<Loop<A>>,
     loops_added: u64,
@@ -148,7 +151,8 @@ impl<A> Netlib<A> {
     where
         ListenError: From<T::Error>,
     {
-        self.start_listener(&address.try_into()?, options, (callback, user_data))
+        let owner = (Owner::Callback(callback), user_data);
+        self.start_listener(&address.try_into()?, options, owner)
     }
 
     /// Connects. [`Event::Confirm`](crate::Event::Confirm) or
@@ -189,7 +193,7 @@ impl<A> Netlib<A> {
     where
         ConnectError: From<T::Error>,
     {
-        self.start_connection(address.try_into()?, (callback, user_data))
+        self.start_connection(address.try_into()?, (Owner::Callback(callback), user_data))
     }
 
     /// Queues bytes; all that one turn queues on a socket leaves in one send.
@@ -413,11 +417,19 @@ impl<A> Netlib<A> {
     }
 
     fn release(&mut self, handle: Handle, release: Release) {
-        let socket = self.reactor.sockets.find(handle);
-        let has_pending = socket.is_some_and(|socket| socket.backlog.queued() > 0);
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        let has_pending = socket.backlog.queued() > 0;
+        // The object goes with its user's interest in it, not with the descriptor.
+        let owner = matches!(socket.owner, Owner::Object(_))
+            .then(|| std::mem::replace(&mut socket.owner, Owner::Object(None)));
+        for timer in std::mem::take(&mut socket.timers) {
+            // Stale says that it has fired.
+            let _ = self.delete_timer(timer);
+        }
         let limit = self.options.close_timeout;
         let deadline = self.deadline(if has_pending { limit } else { limit.min(LINGER_MAX) });
         self.reactor.release(&mut self.driver, handle, release, deadline);
+        drop(owner);
     }
 
     /// Gives a reader's memory to others while it holds nothing, so that idle sockets cost none.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::Netlib;
+use super::tell::Owner;
 use crate::address::Address;
 use crate::driver::{Driver, Family};
 use crate::error::OptionError;
@@ -43,9 +44,10 @@ impl<'n, A> SocketOptions<'n, A> {
         Self { net, handle }
     }
 
-    /// Replaces the callback. The next event goes to the new one, also in the batch in hand.
+    /// Replaces the callback, or the object of a connection by a callback. The next event goes to
+    /// the new one, also in the batch in hand.
     pub fn set_callback(&mut self, callback: Callback<A>) {
-        self.socket_mut().callback = callback;
+        self.socket_mut().owner = Owner::Callback(callback);
     }
 
     /// Replaces the user data.
@@ -124,9 +126,12 @@ impl<'n, A> SocketOptions<'n, A> {
         })
     }
 
-    /// The callback.
-    pub fn callback(&self) -> Callback<A> {
-        self.socket().callback
+    /// The callback; `None` where a connection's object or a factory of objects stands for it.
+    pub fn callback(&self) -> Option<Callback<A>> {
+        match self.socket().owner {
+            Owner::Callback(callback) => Some(callback),
+            Owner::Object(_) | Owner::Factory(_) => None,
+        }
     }
 
     /// What `listen` or `connect` was given, or was set since.
@@ -208,11 +213,11 @@ impl<'n, A> SocketOptions<'n, A> {
         })
     }
 
-    fn socket(&self) -> &Socket<Callback<A>> {
+    fn socket(&self) -> &Socket<Owner<A>> {
         self.net.reactor.sockets.find(self.handle).expect("found when the options were asked for")
     }
 
-    fn socket_mut(&mut self) -> &mut Socket<Callback<A>> {
+    fn socket_mut(&mut self) -> &mut Socket<Owner<A>> {
         let found = self.net.reactor.sockets.find_mut(self.handle);
         found.expect("found when the options were asked for")
     }

@@ -4,24 +4,70 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use socket2::{Domain, SockAddr, SockRef, Socket as System, Type};
 
 use super::Netlib;
+use super::tell::Owner;
 use crate::address::{Address, AddressError};
+use crate::conn::Connection;
 use crate::driver::{Driver, Family, Op};
 use crate::error::{ConnectError, Errno, ListenError};
-use crate::event::{Callback, CloseReason, Handle};
+use crate::event::{CloseReason, Handle};
 use crate::options::ListenOptions;
 use crate::reactor::{Alarm, Socket, State};
 use crate::resolver::Answer;
 
 impl<A> Netlib<A> {
+    /// Listens, with an object for each connection: `factory` makes it, and is told its handle.
+    ///
+    /// ```no_run
+    /// # use uring_netlib::{Netlib, Options, conn::Connection};
+    /// # struct Player;
+    /// # impl Connection<u32> for Player {}
+    /// let mut net: Netlib<u32> = Options::new().build()?;
+    /// net.listen_objects("127.0.0.1:7000", |players, _handle| {
+    ///     *players += 1;
+    ///     Box::new(Player)
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`listen`](Self::listen).
+    pub fn listen_objects<T: TryInto<Address>>(
+        &mut self,
+        address: T,
+        factory: impl Fn(&mut A, Handle) -> Box<dyn Connection<A>> + 'static,
+    ) -> Result<Handle, ListenError>
+    where
+        ListenError: From<T::Error>,
+    {
+        let owner = (Owner::Factory(Rc::new(factory)), 0);
+        self.start_listener(&address.try_into()?, ListenOptions::new(), owner)
+    }
+
+    /// Connects, with an object for the connection.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_object<T: TryInto<Address>>(
+        &mut self,
+        address: T,
+        object: Box<dyn Connection<A>>,
+    ) -> Result<Handle, ConnectError>
+    where
+        ConnectError: From<T::Error>,
+    {
+        self.start_connection(address.try_into()?, (Owner::Object(Some(object)), 0))
+    }
+
     pub(super) fn start_listener(
         &mut self,
         address: &Address,
         options: ListenOptions,
-        owner: (Callback<A>, u64),
+        owner: (Owner<A>, u64),
     ) -> Result<Handle, ListenError> {
         let kernel = address.to_kernel().map_err(ListenError::System)?;
         let kernel = kernel.ok_or(ListenError::Address(AddressError::NotNumeric))?;
@@ -36,7 +82,7 @@ impl<A> Netlib<A> {
     pub(super) fn start_connection(
         &mut self,
         address: Address,
-        owner: (Callback<A>, u64),
+        owner: (Owner<A>, u64),
     ) -> Result<Handle, ConnectError> {
         let kernel = address.to_kernel().map_err(ConnectError::System)?;
         let handle = match (kernel, address) {
@@ -70,12 +116,7 @@ impl<A> Netlib<A> {
         Ok(handle)
     }
 
-    fn insert(
-        &mut self,
-        state: State,
-        family: Family,
-        owner: (Callback<A>, u64),
-    ) -> Option<Handle> {
+    fn insert(&mut self, state: State, family: Family, owner: (Owner<A>, u64)) -> Option<Handle> {
         let settings = (self.options.delivery, self.options.backlog);
         self.reactor.sockets.insert(Socket::new(state, family, owner, settings)).ok()
     }

@@ -8,16 +8,23 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::Netlib;
+use super::tell::Notice;
 use crate::error::Stale;
 use crate::event::{Callback, Event, Handle, LoopId, TimerId};
 use crate::reactor::{Alarm, TimerKey, millis};
 
 pub(super) struct Timer<A> {
-    callback: Callback<A>,
-    user_data: u64,
+    target: Target<A>,
     /// `None` for a timer that fires once.
     period_ms: Option<NonZeroU64>,
     key: Option<TimerKey>,
+}
+
+/// Who is told that a timer is due.
+enum Target<A> {
+    Callback(Callback<A>, u64),
+    /// A connection's object; the timer goes with the connection.
+    Connection(Handle),
 }
 
 pub(super) struct Loop<A> {
@@ -68,10 +75,29 @@ impl<A> Netlib<A> {
         callback: Callback<A>,
         user_data: u64,
     ) -> TimerId {
+        self.insert_timer(interval, repeat, Target::Callback(callback, user_data))
+    }
+
+    /// A timer of a connection's object. It is told of nothing once the connection is gone.
+    pub(crate) fn set_connection_timer(
+        &mut self,
+        handle: Handle,
+        interval: Duration,
+        repeat: Repeat,
+    ) -> TimerId {
+        let timer = self.insert_timer(interval, repeat, Target::Connection(handle));
+        match self.reactor.owned(handle) {
+            Some(socket) => socket.timers.push(timer),
+            // The connection is gone, and so is its timer.
+            None => drop(self.delete_timer(timer)),
+        }
+        timer
+    }
+
+    fn insert_timer(&mut self, interval: Duration, repeat: Repeat, target: Target<A>) -> TimerId {
         let interval_ms = NonZeroU64::new(millis(interval)).unwrap_or(NonZeroU64::MIN);
         let period_ms = (repeat == Repeat::Forever).then_some(interval_ms);
-        let timer = Timer { callback, user_data, period_ms, key: None };
-        let inserted = self.timers.insert(timer);
+        let inserted = self.timers.insert(Timer { target, period_ms, key: None });
         let Ok(id) = inserted else { panic!("no more than 2²⁴ timers") };
         let deadline = self.deadline(interval);
         let key = self.reactor.alarms.insert(deadline, Alarm::User(id));
@@ -114,20 +140,32 @@ impl<A> Netlib<A> {
 
     pub(super) fn fire_timer(&mut self, app: &mut A, id: Handle, deadline_ms: u64, now_ms: u64) {
         let Some(timer) = self.timers.find_mut(id) else { return };
-        let (callback, user_data) = (timer.callback, timer.user_data);
-        match timer.period_ms {
-            None => {
-                self.timers.remove(id);
+        let name = TimerId(id.to_bits());
+        let (is_last, connection, callback) = match timer.target {
+            Target::Callback(callback, data) => {
+                (timer.period_ms.is_none(), None, Some((callback, data)))
             }
-            Some(period_ms) => {
-                // The rhythm is kept, and the beats that were missed are left out.
-                let beats = (now_ms - deadline_ms) / period_ms + 1;
-                let next = deadline_ms.saturating_add(beats.saturating_mul(period_ms.get()));
-                timer.key = Some(self.reactor.alarms.insert(next, Alarm::User(id)));
-            }
+            Target::Connection(handle) => (timer.period_ms.is_none(), Some(handle), None),
+        };
+        if let Some(period_ms) = timer.period_ms {
+            // The rhythm is kept, and the beats that were missed are left out.
+            let beats = (now_ms - deadline_ms) / period_ms + 1;
+            let next = deadline_ms.saturating_add(beats.saturating_mul(period_ms.get()));
+            timer.key = Some(self.reactor.alarms.insert(next, Alarm::User(id)));
         }
-        let timer = TimerId(id.to_bits());
-        callback(app, self, Handle::NONE, Event::Timer { timer, user_data });
+        if is_last {
+            self.timers.remove(id);
+        }
+        if let Some((callback, user_data)) = callback {
+            let event = Event::Timer { timer: name, user_data };
+            self.panics(|net| callback(app, net, Handle::NONE, event));
+        }
+        if let Some(handle) = connection {
+            if is_last && let Some(socket) = self.reactor.owned(handle) {
+                socket.timers.retain(|timer| *timer != name);
+            }
+            self.tell_object(app, handle, Notice::Timer(name));
+        }
     }
 
     /// Calls the loop callbacks that were there when the turn ended, in the order in which they
@@ -139,7 +177,8 @@ impl<A> Netlib<A> {
             let Some(one) = self.loops.get(next).filter(|one| one.id <= newest) else { return };
             last = one.id;
             let (callback, user_data, id) = (one.callback, one.user_data, LoopId(one.id));
-            callback(app, self, Handle::NONE, Event::Loop { id, user_data });
+            let event = Event::Loop { id, user_data };
+            self.panics(|net| callback(app, net, Handle::NONE, event));
         }
     }
 }

@@ -20,7 +20,8 @@ impl<A> Netlib<A> {
     /// callbacks come at least that often; `Duration::MAX` waits for events alone. An idle loop
     /// costs nothing between its turns.
     ///
-    /// A panic of a callback passes through; the `Netlib` can then only be dropped.
+    /// A panic of user code ends its connection and not the loop, see
+    /// [`Options::abort_on_panic`](crate::Options::abort_on_panic).
     ///
     /// # Errors
     /// [`RunError::Nested`] from inside a callback (C4); [`RunError::System`] where the kernel
@@ -116,13 +117,6 @@ impl<A> Netlib<A> {
             State::Idle | State::Connecting => self.fail(app, handle, CloseReason::TimedOut),
             _ => {}
         }
-    }
-
-    /// Calls the user's code for an event of a socket: the one place that does.
-    pub(super) fn tell(&mut self, app: &mut A, handle: Handle, event: Event<'_>) {
-        let Some(socket) = self.reactor.sockets.find(handle) else { return };
-        let callback = socket.callback;
-        callback(app, self, handle, event);
     }
 
     /// An attempt or a connection failed: its user is told, and it is freed at once.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use super::backlog::Backlog;
 use super::timer::TimerKey;
 use crate::driver::{Family, Ops};
-use crate::event::{CloseReason, SocketState};
+use crate::event::{CloseReason, SocketState, TimerId};
 use crate::options::{BacklogLimits, Delivery};
 use crate::pdu::Reader;
 
@@ -38,8 +38,10 @@ pub(crate) struct Socket<C> {
     pub(crate) reader: Reader,
     pub(crate) backlog: Backlog,
     pub(crate) delivery: Delivery,
-    pub(crate) callback: C,
+    pub(crate) owner: C,
     pub(crate) user_data: u64,
+    /// Timers that go with the connection.
+    pub(crate) timers: Vec<TimerId>,
     /// The one deadline of the state: of connecting, of closing, or of a listener's rest.
     pub(crate) alarm: Option<TimerKey>,
     /// When an attempt to connect must be over, all of its addresses included.
@@ -107,7 +109,7 @@ impl<C> Socket<C> {
     pub(crate) fn new(
         state: State,
         family: Family,
-        (callback, user_data): (C, u64),
+        (owner, user_data): (C, u64),
         (delivery, limits): (Delivery, BacklogLimits),
     ) -> Self {
         Self {
@@ -126,8 +128,9 @@ impl<C> Socket<C> {
             reader: Reader::new(),
             backlog: Backlog::new(limits),
             delivery,
-            callback,
+            owner,
             user_data,
+            timers: Vec::new(),
             alarm: None,
             deadline_ms: u64::MAX,
             candidates: VecDeque::new(),

@@ -1,0 +1,174 @@
+//! Calling user code: the one place that does for sockets, whether a callback or an object is
+//! told.
+//!
+//! A panic of user code ends that connection and not the loop. The application's state may be
+//! left half-changed by it, as with any panic that is caught; what is the library's own is not, as
+//! nothing of it is borrowed during the call (C3).
+
+#![forbid(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::{fmt, process};
+
+use super::Netlib;
+use crate::conn::{Connection, Context, Factory};
+use crate::event::{Callback, CloseReason, Event, Handle, TimerId};
+use crate::reactor::{Release, State};
+
+/// Who is told of a socket's events.
+pub(crate) enum Owner<A> {
+    Callback(Callback<A>),
+    /// The object; `None` while one of its methods runs.
+    Object(Option<Box<dyn Connection<A>>>),
+    /// A listener's: it makes the objects of what is accepted.
+    Factory(Rc<Factory<A>>),
+}
+
+impl<A> fmt::Debug for Owner<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Callback(_) => "Callback",
+            Self::Object(_) => "Object",
+            Self::Factory(_) => "Factory",
+        })
+    }
+}
+
+/// What a connection's object is told; the first of them stands for all events.
+pub(super) enum Notice<'a> {
+    Event(Event<'a>),
+    WriteComplete,
+    Timer(TimerId),
+}
+
+impl<A> Netlib<A> {
+    /// Tells whoever owns the socket.
+    pub(super) fn tell(&mut self, app: &mut A, handle: Handle, event: Event<'_>) {
+        let Some(socket) = self.reactor.sockets.find(handle) else { return };
+        match socket.owner {
+            Owner::Callback(callback) => {
+                if self.panics(|net| callback(app, net, handle, event)) {
+                    self.end_panicked(app, handle);
+                }
+            }
+            Owner::Object(_) => self.tell_object(app, handle, Notice::Event(event)),
+            // Its connections are told; of the listener's own end nobody is.
+            Owner::Factory(_) => {}
+        }
+    }
+
+    /// Tells a connection's object, if an object owns the socket.
+    pub(super) fn tell_object(&mut self, app: &mut A, handle: Handle, notice: Notice<'_>) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        let Owner::Object(place) = &mut socket.owner else { return };
+        let Some(mut object) = place.take() else { return };
+        let has_panicked = self.panics(|net| {
+            call(&mut *object, app, &mut Context::new(net, handle), notice);
+        });
+        // It goes back, unless it was replaced, or the connection is gone and the object with it.
+        if let Some(socket) = self.reactor.owned(handle)
+            && let Owner::Object(place @ None) = &mut socket.owner
+        {
+            *place = Some(object);
+        }
+        if has_panicked {
+            self.end_panicked(app, handle);
+        }
+    }
+
+    /// The owner of a connection that a listener accepted; `None` where making it panicked.
+    pub(super) fn inherit(
+        &mut self,
+        app: &mut A,
+        listener: Handle,
+        handle: Handle,
+    ) -> Option<Owner<A>> {
+        match &self.reactor.sockets.find(listener)?.owner {
+            Owner::Callback(callback) => Some(Owner::Callback(*callback)),
+            Owner::Factory(factory) => {
+                let (factory, mut made) = (Rc::clone(factory), None);
+                self.panics(|_| made = Some(factory(app, handle)));
+                made.map(|object| Owner::Object(Some(object)))
+            }
+            Owner::Object(_) => None,
+        }
+    }
+
+    /// Runs user code, and says whether it panicked.
+    pub(super) fn panics(&mut self, code: impl FnOnce(&mut Self)) -> bool {
+        let has_panicked = catch_unwind(AssertUnwindSafe(|| code(self))).is_err();
+        if has_panicked {
+            if self.options.abort_on_panic {
+                process::abort();
+            }
+            self.reactor.stats.panics += 1;
+        }
+        has_panicked
+    }
+
+    /// Closes a connection whose owner panicked, and tells it why.
+    fn end_panicked(&mut self, app: &mut A, handle: Handle) {
+        let Some(socket) = self.reactor.owned(handle) else { return };
+        match socket.state {
+            // It panicked at its end, which goes on.
+            State::Ending => {}
+            State::Connected => self.finish(app, handle, CloseReason::Panicked, Release::Reset),
+            State::Idle | State::Listening | State::Connecting => {
+                self.finish(app, handle, CloseReason::Panicked, Release::Drop);
+            }
+            State::Flushing | State::Lingering | State::Cancelling => {}
+        }
+    }
+
+    pub(crate) fn set_object(&mut self, handle: Handle, object: Box<dyn Connection<A>>) {
+        if let Some(socket) = self.reactor.owned(handle) {
+            socket.owner = Owner::Object(Some(object));
+        }
+    }
+
+    /// The object of a connection, if it is a `T` and none of its methods is running.
+    ///
+    /// ```
+    /// use uring_netlib::conn::Connection;
+    /// use uring_netlib::{Handle, Netlib};
+    ///
+    /// struct Player {
+    ///     score: u32,
+    /// }
+    ///
+    /// impl Connection<()> for Player {}
+    ///
+    /// fn score_of(net: &mut Netlib<()>, player: Handle) -> Option<u32> {
+    ///     net.object::<Player>(player).map(|player| player.score)
+    /// }
+    /// # let _ = score_of;
+    /// ```
+    pub fn object<T: Connection<A> + 'static>(&mut self, handle: Handle) -> Option<&mut T> {
+        let Owner::Object(Some(object)) = &mut self.reactor.owned(handle)?.owner else {
+            return None;
+        };
+        object.as_mut().as_any_mut().downcast_mut()
+    }
+}
+
+fn call<A>(
+    object: &mut dyn Connection<A>,
+    app: &mut A,
+    context: &mut Context<'_, A>,
+    notice: Notice<'_>,
+) {
+    match notice {
+        Notice::Event(Event::Connect { .. }) => object.on_connect(app, context),
+        Notice::Event(Event::Confirm) => object.on_confirm(app, context),
+        Notice::Event(Event::Read(bytes)) => object.on_read(app, context, bytes),
+        Notice::Event(Event::Pdu(pdu)) => object.on_pdu(app, context, pdu),
+        Notice::Event(Event::Write) => object.on_writable(app, context),
+        Notice::Event(Event::Close(reason)) => object.on_close(app, context, reason),
+        Notice::WriteComplete => object.on_write_complete(app, context),
+        Notice::Timer(timer) => object.on_timer(app, context, timer),
+        Notice::Event(Event::Timer { .. } | Event::Loop { .. }) => {
+            unreachable!("timers and loops have no socket")
+        }
+    }
+}
