@@ -70,7 +70,8 @@ impl Finding {
 fn main() -> ExitCode {
     if let Some(argument) = env::args().nth(1) {
         if argument == "--help" || argument == "-h" {
-            println!("Tells what this kernel and container allow. It takes no arguments.");
+            let help = b"Tells what this kernel and container allow. It takes no arguments.\n";
+            io::stdout().write_all(help).ok();
             return ExitCode::SUCCESS;
         }
         eprintln!("doctor: it takes no arguments, and was given {argument:?}");
@@ -78,12 +79,19 @@ fn main() -> ExitCode {
     }
     match examine() {
         Ok((findings, is_usable)) => {
+            let written = io::stdout().write_all(table(&findings).as_bytes());
             // A reader that has seen enough, as `head` has, is no failure.
-            io::stdout().write_all(table(&findings).as_bytes()).ok();
+            if let Err(error) = written
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
+                eprintln!("doctor: standard output cannot be written: {error}");
+                return ExitCode::FAILURE;
+            }
             if is_usable { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!("doctor: {error}; type: unset NETLIB_URING_MASK");
+            let names = Feature::ALL.map(Feature::name).join(",");
+            eprintln!("doctor: {error}; it takes any of {names}; type: unset NETLIB_URING_MASK");
             ExitCode::FAILURE
         }
     }
@@ -92,8 +100,8 @@ fn main() -> ExitCode {
 /// All findings, and whether one backend works.
 fn examine() -> Result<(Vec<Finding>, bool), BuildError> {
     let masked: Features = env::var("NETLIB_URING_MASK").unwrap_or_default().parse()?;
-    let uring = build(Options::new().backend(Backend::Uring));
-    let epoll = build(Options::new().backend(Backend::Epoll));
+    let uring = probe(Options::new().backend(Backend::Uring));
+    let epoll = probe(Options::new().backend(Backend::Epoll));
     let reason = match &uring {
         Err(BuildError::Uring(reason)) => Some(reason),
         _ => None,
@@ -102,30 +110,40 @@ fn examine() -> Result<(Vec<Finding>, bool), BuildError> {
     let mut findings = vec![Finding::new(Mark::Ok, "kernel", read("kernel/osrelease"))];
     findings.push(match &uring {
         Ok(_) => Finding::new(Mark::Ok, "io_uring", "set up and tried"),
-        Err(BuildError::Uring(reason)) => Finding::new(Mark::Fail, "io_uring", reason.to_string()),
+        Err(BuildError::Uring(reason)) => Finding::new(Mark::Fail, "io_uring", why(reason)),
         Err(error) => Finding::new(Mark::Fail, "io_uring", with_causes(error)),
     });
     findings.extend(Feature::ALL.map(|feature| feature_finding(feature, masked)));
     findings.push(match &epoll {
         Ok(_) => Finding::new(Mark::Ok, "epoll", "set up"),
-        Err(error) => Finding::new(Mark::Fail, "epoll", with_causes(error)),
+        Err(error) => {
+            let finding = Finding::new(Mark::Fail, "epoll", with_causes(error));
+            // Only a filter refuses epoll for another reason; short descriptors come below.
+            if is_short(error) { finding } else { finding.mend(allow(EPOLL_CALLS)) }
+        }
     });
-    findings.push(match reason {
-        None => Finding::new(Mark::Ok, "auto takes", "uring"),
-        Some(reason) => Finding::new(Mark::Warn, "auto takes", format!("epoll: {}", why(reason))),
+    findings.push(match (&uring, &epoll, reason) {
+        (Ok(_), ..) => Finding::new(Mark::Ok, "auto takes", "uring"),
+        (Err(_), Ok(_), Some(reason)) => {
+            Finding::new(Mark::Warn, "auto takes", format!("epoll: {}", why(reason)))
+        }
+        _ => Finding::new(Mark::Fail, "auto takes", "neither; no backend works"),
     });
     findings.extend(backend_variable());
     findings.push(seccomp(reason));
     findings.push(io_uring_disabled(reason));
-    findings.push(open_files());
+    let is_any_short = [&uring, &epoll].iter().any(|tried| tried.as_ref().is_err_and(is_short));
+    findings.push(open_files(is_any_short));
     findings.push(locked_memory(reason));
     findings.push(accept_queue());
     findings.push(local_ports());
     Ok((findings, uring.is_ok() || epoll.is_ok()))
 }
 
-fn build(options: Options) -> Result<Netlib<()>, BuildError> {
-    options.build()
+/// The features in use. What was built is gone again: its descriptors are free for what follows.
+fn probe(options: Options) -> Result<Features, BuildError> {
+    let net: Netlib<()> = options.build()?;
+    Ok(net.backend().features)
 }
 
 /// A feature is tried by itself, so that one which is refused does not hide the others.
@@ -139,13 +157,13 @@ fn feature_finding(feature: Feature, masked: Features) -> Finding {
         .into_iter()
         .filter(|other| !other.is_required() && *other != feature && Some(*other) != needed)
         .fold(Features::NONE, Features::with);
-    let tried = build(Options::new().backend(Backend::Uring).mask(mask).pool(16, 4096));
+    let tried = probe(Options::new().backend(Backend::Uring).mask(mask).pool(16, 4096));
     let is_masked = masked.has(feature) || needed.is_some_and(|needed| masked.has(needed));
     // A ring without a required one is of no use; without one of the others it is just slower.
     let lacking = if feature.is_required() { Mark::Fail } else { Mark::Warn };
     let (mark, answer) = match tried {
         _ if is_masked => (lacking, "masked"),
-        Ok(net) if net.backend().features.has(feature) => (Mark::Ok, "there"),
+        Ok(features) if features.has(feature) => (Mark::Ok, "there"),
         Err(BuildError::Uring(UringError::Missing(missing))) if missing != feature => {
             (Mark::Warn, "unknown")
         }
@@ -203,10 +221,7 @@ fn seccomp(reason: Option<&UringError>) -> Finding {
         (_, false) => "a filter of system calls, which lets io_uring pass",
         (_, true) => "a filter of system calls, which may be what refuses io_uring",
     };
-    let remedy = "docker run --security-opt seccomp=profile.json …   # with, among its syscalls: \
-                  {\"names\": [\"io_uring_setup\", \"io_uring_enter\", \"io_uring_register\"], \
-                  \"action\": \"SCMP_ACT_ALLOW\"}";
-    Finding::check(!is_suspect, Mark::Warn, "seccomp", text.to_owned(), remedy)
+    Finding::check(!is_suspect, Mark::Warn, "seccomp", text.to_owned(), &allow(URING_CALLS))
 }
 
 /// The administrator's switch, which kernels have since 6.6.
@@ -223,22 +238,31 @@ fn io_uring_disabled(reason: Option<&UringError>) -> Finding {
     Finding::check(is_fine, Mark::Fail, "kernel.io_uring_disabled", text, remedy)
 }
 
-fn open_files() -> Finding {
-    let (soft, hard) = limit("Max open files");
-    let text = format!("{soft}, at most {hard}; each connection takes one");
-    let is_fine = soft.parse().map_or(true, |count: u64| count >= OPEN_FILES_MIN);
-    let can_raise = hard.parse().is_ok_and(|count: u64| count >= OPEN_FILES_MIN);
-    let remedy = match can_raise {
-        true => format!("ulimit -n {hard}"),
-        false => "docker run --ulimit nofile=65536 …   # or LimitNOFILE=65536 in the systemd unit"
-            .to_owned(),
+fn open_files(is_short: bool) -> Finding {
+    const NAME: &str = "open files (nofile)";
+    let (soft, hard) = match limit("Max open files") {
+        Ok(limits) => limits,
+        Err(error) => {
+            let text = format!("unknown: /proc/self/limits cannot be read: {error}");
+            return Finding::new(Mark::Warn, NAME, text).mend(RAISE);
+        }
     };
-    Finding::check(is_fine, Mark::Warn, "open files (nofile)", text, &remedy)
+    let is_enough =
+        soft == "unlimited" || soft.parse().is_ok_and(|count: u64| count >= OPEN_FILES_MIN);
+    let can_raise = hard != soft && hard.parse().is_ok_and(|count: u64| count >= OPEN_FILES_MIN);
+    let remedy = if can_raise { &format!("ulimit -n {hard}") } else { RAISE };
+    let (mark, what) = match is_short {
+        true => (Mark::Fail, "too few to try a backend"),
+        false => (Mark::Warn, "each connection takes one"),
+    };
+    let text = format!("{soft}, at most {hard}; {what}");
+    Finding::check(is_enough && !is_short, mark, NAME, text, remedy)
 }
 
 /// Kernels before 5.12 counted rings against it, and some later ones refuse for want of it.
 fn locked_memory(reason: Option<&UringError>) -> Finding {
-    let (soft, hard) = limit("Max locked memory");
+    let unknown = |_| ("unknown".to_owned(), "unknown".to_owned());
+    let (soft, hard) = limit("Max locked memory").unwrap_or_else(unknown);
     let is_short = kind(reason) == Some(io::ErrorKind::OutOfMemory);
     let text = format!("{soft} bytes, at most {hard}");
     Finding::check(!is_short, Mark::Fail, "locked memory (memlock)", text, "ulimit -l unlimited")
@@ -283,6 +307,24 @@ fn kind(reason: Option<&UringError>) -> Option<io::ErrorKind> {
     }
 }
 
+/// Whether descriptors ran out, of this process or of the
+fn is_short(error: &BuildError) -> bool {
+    let number = match error {
+        BuildError::Uring(UringError::Setup(errno) | UringError::SelfTest { errno, .. }) => errno.0,
+        BuildError::System(error) => error.raw_os_error().unwrap_or_default(),
+        _ => return false,
+    };
+    matches!(number, libc::EMFILE | libc::ENFILE)
+}
+
+/// What to type so that a container's filter lets system calls pass.
+fn allow(calls: &str) -> String {
+    format!(
+        "docker run --security-opt seccomp=profile.json …   # with, among its syscalls: \
+         {{\"names\": [{calls}], \"action\": \"SCMP_ACT_ALLOW\"}}"
+    )
+}
+
 /// The reason without its remedy, which the table has in a place of its own.
 fn why(reason: &UringError) -> String {
     let text = reason.to_string();
@@ -296,12 +338,12 @@ fn read(name: &str) -> String {
 }
 
 /// A soft and a hard limit of this process.
-fn limit(name: &str) -> (String, String) {
-    let text = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+fn limit(name: &str) -> io::Result<(String, String)> {
+    let text = fs::read_to_string("/proc/self/limits")?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     let mut words = line.split_whitespace().map(str::to_owned);
     let mut next = || words.next().unwrap_or_else(|| "unknown".to_owned());
-    (next(), next())
+    Ok((next(), next()))
 }
 
 /// An error and all that caused it, in one line.
@@ -316,8 +358,12 @@ fn table(findings: &[Finding]) -> String {
     for Finding { mark, name, text: what, .. } in findings {
         text += &format!("{mark:<5} {name:<28} {what}\n");
     }
-    let mut remedies: Vec<_> = findings.iter().filter_map(|one| one.remedy.as_deref()).collect();
-    remedies.dedup();
+    let mut remedies: Vec<&str> = Vec::new();
+    for remedy in findings.iter().filter_map(|one| one.remedy.as_deref()) {
+        if !remedies.contains(&remedy) {
+            remedies.push(remedy);
+        }
+    }
     if !remedies.is_empty() {
         text += "\nto mend it, type:\n";
     }
@@ -333,3 +379,10 @@ const OPEN_FILES_MIN: u64 = 10_000;
 const ACCEPT_QUEUE_MIN: u64 = 4096;
 /// A bit below the usual 28232.
 const LOCAL_PORTS_MIN: u32 = 20_000;
+/// What the backends cannot do without.
+const URING_CALLS: &str = r#""io_uring_setup", "io_uring_enter", "io_uring_register""#;
+const EPOLL_CALLS: &str =
+    r#""epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2""#;
+/// Where nobody knows how far the limit may be raised.
+const RAISE: &str = "ulimit -n 65536   # as root; else docker run --ulimit nofile=65536 …, or \
+                     LimitNOFILE=65536 in the systemd unit";

@@ -17,16 +17,17 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::process::ExitCode;
 use std::time::Duration;
-use std::{fs, thread};
+use std::{fs, iter, thread};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use uring_netlib::pdu::FrameSpec;
 use uring_netlib::{
-    Address, Backend, BacklogLimits, CloseReason, Delivery, Event, Handle, ListenError, Netlib,
-    Options, Remote, SendError, SendStatus,
+    Address, AddressError, Backend, BacklogLimits, BuildError, CloseReason, Delivery, Event,
+    Feature, Handle, ListenError, Netlib, Options, Remote, SendError, SendStatus,
 };
 
 const HELP: &str = "\
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
     let settings = match arguments() {
         Ok(Some(settings)) => settings,
         Ok(None) => {
-            print!("{HELP}");
+            io::stdout().write_all(HELP.as_bytes()).ok();
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -75,7 +76,7 @@ fn main() -> ExitCode {
     match serve(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("echo: {}", with_causes(&*error));
+            eprintln!("echo: {}", told(&*error));
             ExitCode::FAILURE
         }
     }
@@ -93,15 +94,12 @@ fn arguments() -> Result<Option<Settings>, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("listen") => settings.address = parser.value()?.parse()?,
+            Long("listen") => settings.address = address(&mut parser)?,
             Long("backend") => settings.backend = parser.value()?.parse()?,
             Long("max-pdu") => settings.pdu_bytes_max = parser.value()?.parse()?,
             Short('h') | Long("help") => return Ok(None),
             _ => return Err(argument.unexpected()),
         }
-    }
-    if let Address::Host { .. } = settings.address {
-        return Err("--listen needs a numeric address, e.g. 127.0.0.1:7000".into());
     }
     if !(16..=1 << 30).contains(&settings.pdu_bytes_max) {
         return Err("--max-pdu must be 16 to 1073741824 bytes".into());
@@ -109,7 +107,21 @@ fn arguments() -> Result<Option<Settings>, lexopt::Error> {
     Ok(Some(settings))
 }
 
+fn address(parser: &mut lexopt::Parser) -> Result<Address, lexopt::Error> {
+    let text = parser.value()?.into_string()?;
+    let why = match text.parse() {
+        Ok(Address::Host { .. }) => "a listener needs a numeric address".to_owned(),
+        Ok(address) => return Ok(address),
+        Err(error) => AddressError::to_string(&error),
+    };
+    let forms = "127.0.0.1:7000, [::1]:7000 or unix:/path";
+    Err(format!("--listen {text:?}: {why}; e.g. {forms}").into())
+}
+
 fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
+    // Read first: later there may be no descriptor left for it.
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease");
+    let kernel = kernel.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned());
     let marks = BacklogLimits::default();
     // An answer is only queued while at most `high` bytes are pending, because above that the peer
     // is not received from. So with this limit any PDU fits, and none is ever refused.
@@ -123,21 +135,17 @@ fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         .build()?;
     let listener = net
         .listen(&settings.address, on_event, 0)
-        .map_err(|error| explain(error, &settings.address))?;
-    stop_on_signal(net.remote())?;
+        .map_err(|error| explain(&error, &settings.address))?;
+    stop_on_signal(net.remote())
+        .map_err(|error| format!("no pipe for signals can be opened: {}", told(&error)))?;
 
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let address = net.option(listener)?.local_address()?;
-    let mut stdout = io::stdout();
-    writeln!(stdout, "kernel={} {}", kernel.trim(), net.backend())?;
-    writeln!(stdout, "listening on {address}")?;
-    // Whoever started us through a pipe waits for these lines.
-    stdout.flush()?;
+    print(&format!("kernel={kernel} {}\nlistening on {address}\n", net.backend()));
 
     let mut echo = Echo::default();
     net.eventloop(&mut echo, Duration::MAX)?;
     close_all(&mut net, &mut echo, listener)?;
-    stdout.write_all(summary(&net, &echo).as_bytes())?;
+    print(&summary(&net, &echo));
     match echo.failure {
         Some(reason) => Err(format!("the listener ended: {reason}").into()),
         None => Ok(()),
@@ -239,22 +247,79 @@ fn summary(net: &Netlib<Echo>, echo: &Echo) -> String {
     rows.iter().map(|(name, value)| format!("{name:<16} {value:>12}\n")).collect()
 }
 
+/// Prints to standard output, or where nobody takes that, to standard error: clients are served on
+/// although the reader of these lines has left.
+fn print(text: &str) {
+    let mut stdout = io::stdout();
+    // Whoever started us through a pipe waits for the lines.
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        let note = format!("echo: standard output cannot be written: {error}; so it goes here:");
+        // If this one is gone as well, nobody is left to tell.
+        writeln!(io::stderr(), "{note}\n{}", text.trim_end()).ok();
+    }
+}
+
 /// Says what to do about a listener that could not be had.
-fn explain(error: ListenError, address: &Address) -> Box<dyn Error> {
-    let ListenError::System(cause) = &error else { return error.into() };
-    let remedy = match cause.kind() {
-        io::ErrorKind::AddrInUse => "is taken; give another with --listen, port 0 for a free one",
-        io::ErrorKind::AddrNotAvailable => "is not of this machine; give another with --listen",
-        io::ErrorKind::PermissionDenied => "needs privileges; give a port above 1023 to --listen",
-        _ => return error.into(),
+fn explain(error: &ListenError, address: &Address) -> Box<dyn Error> {
+    let ListenError::System(cause) = error else {
+        return format!("cannot listen on {address}: {}", told(error)).into();
+    };
+    let remedy = match (cause.kind(), address) {
+        (io::ErrorKind::AddrInUse, Address::Path(path)) => {
+            let is_socket = fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
+            match is_socket {
+                true => "is served by another process; give another with --listen",
+                false => "is taken by a file that is no socket; remove it or give another path",
+            }
+        }
+        (io::ErrorKind::AddrInUse, Address::Abstract(_)) => {
+            "is served by another process; give another with --listen"
+        }
+        (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, Address::Path(_)) => {
+            "cannot be made there; give a path in a directory that exists"
+        }
+        (io::ErrorKind::PermissionDenied, Address::Path(_)) => {
+            "is in a directory or a file of others; give a path that you may write"
+        }
+        (io::ErrorKind::AddrInUse, _) => {
+            "is taken; give another with --listen, port 0 for a free one"
+        }
+        (io::ErrorKind::AddrNotAvailable, _) => {
+            "is not of this machine; give another with --listen"
+        }
+        (io::ErrorKind::PermissionDenied, _) => {
+            "needs privileges; give a port above 1023 to --listen"
+        }
+        _ => return format!("cannot listen on {address}: {}", told(cause)).into(),
     };
     format!("{address} {remedy}").into()
 }
 
-/// An error and all that caused it, in one line.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// An error, all that caused it, and what to do about it, in one line.
+fn told(error: &(dyn Error + 'static)) -> String {
+    let causes: Vec<_> = iter::successors(Some(error), |&error| error.source()).collect();
+    let text = causes.iter().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    match causes.into_iter().find_map(remedy) {
+        Some(remedy) => format!("{text}; {remedy}"),
+        None => text,
+    }
+}
+
+/// What to do about an error that means the same wherever it comes from.
+fn remedy(error: &(dyn Error + 'static)) -> Option<String> {
+    match error.downcast_ref() {
+        Some(BuildError::Environment { name: "NETLIB_BACKEND", .. }) => {
+            return Some("it takes auto, uring or epoll".to_owned());
+        }
+        Some(BuildError::Environment { .. }) => {
+            let names = Feature::ALL.map(Feature::name).join(",");
+            return Some(format!("it takes any of {names}"));
+        }
+        _ => {}
+    }
+    let number = error.downcast_ref::<io::Error>()?.raw_os_error()?;
+    let is_short = matches!(number, libc::EMFILE | libc::ENFILE);
+    is_short.then(|| "raise the limit of descriptors: ulimit -n 4096".to_owned())
 }
 
 /// How long connections may take to flush at the end.

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use uring_netlib::pdu::{FrameSpec, HEADER_LEN, Header};
 use uring_netlib::{
-    Address, Backend, BacklogLimits, CloseReason, Delivery, Event, Handle, Netlib, Options, Repeat,
-    SendError,
+    Address, AddressError, Backend, BacklogLimits, BuildError, CloseReason, Delivery, Event,
+    Feature, Handle, Netlib, Options, Repeat, SendError,
 };
 
 const HELP: &str = "\
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     let settings = match arguments() {
         Ok(Some(settings)) => settings,
         Ok(None) => {
-            print!("{HELP}");
+            io::stdout().write_all(HELP.as_bytes()).ok();
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -90,7 +90,7 @@ fn main() -> ExitCode {
     match run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("echo_client: {}", with_causes(&*error));
+            eprintln!("echo_client: {}", told(&*error));
             ExitCode::FAILURE
         }
     }
@@ -111,7 +111,7 @@ fn arguments() -> Result<Option<Settings>, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("connect") => settings.address = parser.value()?.parse()?,
+            Long("connect") => settings.address = address(&mut parser)?,
             Long("count") => settings.count = parser.value()?.parse()?,
             Long("size") => settings.size = parser.value()?.parse()?,
             Long("depth") => settings.depth = parser.value()?.parse()?,
@@ -130,6 +130,18 @@ fn arguments() -> Result<Option<Settings>, lexopt::Error> {
         return Err("--size must be at least 16 bytes, and --size x --depth at most 1 GiB".into());
     }
     Ok(Some(settings))
+}
+
+fn address(parser: &mut lexopt::Parser) -> Result<Address, lexopt::Error> {
+    let text = parser.value()?.into_string()?;
+    let why = match text.parse() {
+        Ok(Address::Ip(address)) if address.port() == 0 => "nobody can listen on port 0".to_owned(),
+        Ok(Address::Host { port: 0, .. }) => "nobody can listen on port 0".to_owned(),
+        Ok(address) => return Ok(address),
+        Err(error) => AddressError::to_string(&error),
+    };
+    let forms = "127.0.0.1:7000, [::1]:7000, host:7000 or unix:/path";
+    Err(format!("--connect {text:?}: {why}; e.g. {forms}").into())
 }
 
 fn default_address() -> Address {
@@ -167,8 +179,10 @@ fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
         net.turn(&mut client, PATIENCE)?;
     }
     let table = client.table(net.backend().backend);
-    io::stdout().write_all(table.as_bytes())?;
-    Ok(())
+    let written = io::stdout().write_all(table.as_bytes());
+    written.map_err(|error| {
+        format!("standard output cannot be written: {error}; so it goes here:\n{table}").into()
+    })
 }
 
 /// All that happens to a connection.
@@ -282,6 +296,10 @@ impl Client {
                     self.settings.size
                 )
             }
+            CloseReason::Failed(errno) => {
+                let error = io::Error::from_raw_os_error(errno.0);
+                format!("the connection to {address} ended: {}", told(&error))
+            }
             _ => format!("the connection to {address} ended: {reason}"),
         }
     }
@@ -313,10 +331,33 @@ fn write_pdu(pdu: &mut Vec<u8>, size: u32, number: u64) {
     pdu.extend(iter::repeat_n(last, size as usize - HEADER_LEN));
 }
 
-/// An error and all that caused it, in one line.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let causes = iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// An error, all that caused it, and what to do about it, in one line.
+fn told(error: &(dyn Error + 'static)) -> String {
+    let causes: Vec<_> = iter::successors(Some(error), |&error| error.source()).collect();
+    let text = causes.iter().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    match causes.into_iter().find_map(remedy) {
+        Some(remedy) => format!("{text}; {remedy}"),
+        None => text,
+    }
+}
+
+/// What to do about an error that means the same wherever it comes from.
+fn remedy(error: &(dyn Error + 'static)) -> Option<String> {
+    match error.downcast_ref() {
+        Some(BuildError::Environment { name: "NETLIB_BACKEND", .. }) => {
+            return Some("it takes auto, uring or epoll".to_owned());
+        }
+        Some(BuildError::Environment { .. }) => {
+            let names = Feature::ALL.map(Feature::name).join(",");
+            return Some(format!("it takes any of {names}"));
+        }
+        _ => {}
+    }
+    let number = error.downcast_ref::<io::Error>()?.raw_os_error()?;
+    let is_short = matches!(number, libc::EMFILE | libc::ENFILE);
+    is_short.then(|| {
+        "raise the limit of descriptors: ulimit -n 65536, or ask for fewer --connections".to_owned()
+    })
 }
 
 /// A heartbeat by its header: whatever an echo server is asked, the answer is the same.

@@ -35,8 +35,19 @@ impl Program {
     }
 
     fn start_with(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(path_of(name))
-            .args(arguments)
+        let mut command = Command::new(path_of(name));
+        Self::spawn(command.args(arguments), variables)
+    }
+
+    /// Starts a program behind what a shell does first, e.g. to its limits or its output.
+    fn start_behind(prelude: &str, name: &str, arguments: &[&str]) -> Self {
+        let script = format!("{prelude}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        Self::spawn(command.args(["-c", &script]).arg(path_of(name)).args(arguments), &[])
+    }
+
+    fn spawn(command: &mut Command, variables: &[(&str, &str)]) -> Self {
+        let mut child = command
             .env_remove("NETLIB_BACKEND")
             .env_remove("NETLIB_URING_MASK")
             .envs(variables.iter().copied())
@@ -266,6 +277,63 @@ fn a_bad_argument_is_exit_code_two() {
         assert_eq!((ending.code, ending.stderr.as_str()), (Some(0), ""), "{name}");
         assert!(!ending.stdout.is_empty());
     }
+}
+
+/// What is no address, or none to connect to, is answered with the forms that are.
+#[test]
+fn a_bad_address_is_answered_with_good_ones() {
+    let bad = ["127.0.0.1", "tcp://127.0.0.1:7000", ":7900", "a b:1", "[::1", "127.0.0.1:0", "h:0"];
+    for address in bad {
+        let ending = Program::start("echo_client", &["--connect", address]).finish();
+        assert_eq!(ending.code, Some(2), "{address}: {ending:?}");
+        assert!(ending.stderr.contains("e.g. 127.0.0.1:7000, [::1]:7000"), "{ending:?}");
+    }
+    let ending = Program::start("echo", &["--listen", "localhost:7000"]).finish();
+    assert!(ending.stderr.contains("e.g. 127.0.0.1:7000, [::1]:7000"), "{ending:?}");
+}
+
+/// A path that cannot be listened at is named, with what stands in the way.
+#[test]
+fn a_path_that_cannot_be_had_is_told_without_ports() {
+    for (address, text) in [
+        ("unix:/nowhere/at/all", "cannot be made there; give a path in a directory that exists"),
+        (
+            "unix:/proc/version",
+            "is taken by a file that is no socket; remove it or give another path",
+        ),
+    ] {
+        let ending = Program::start("echo", &["--listen", address]).finish();
+        assert_eq!(ending.code, Some(1), "{ending:?}");
+        assert_eq!(ending.stderr, format!("echo: {address} {text}\n"));
+    }
+}
+
+/// Where descriptors are short, each program names the limit to raise.
+#[test]
+fn short_descriptors_are_answered_with_the_limit_to_raise() {
+    for (name, arguments, text) in [
+        ("echo", &["--listen", "127.0.0.1:0", "--backend", "epoll"][..], "ulimit -n 4096"),
+        ("echo_client", &["--backend", "epoll"], "ulimit -n 65536"),
+        ("doctor", &[], "  ulimit -n 65536   # as root"),
+    ] {
+        let ending = Program::start_behind("ulimit -n 4", name, arguments).finish();
+        assert!((ending.stdout.clone() + &ending.stderr).contains(text), "{ending:?}");
+    }
+}
+
+/// A server whose standard output takes nothing serves on, and prints its summary elsewhere.
+#[test]
+fn a_summary_that_standard_output_refuses_goes_to_standard_error() {
+    let server = Program::start_behind("exec >/dev/full", "echo", &["--listen", "127.0.0.1:0"]);
+    let mut stderr = String::new();
+    while !stderr.contains("listening on ") {
+        stderr = stderr + &server.stderr.recv_timeout(PATIENCE).unwrap() + "\n";
+    }
+    assert!(stderr.contains("echo: standard output cannot be written"), "{stderr}");
+    server.signal("TERM");
+    let ending = server.finish();
+    assert_eq!(ending.code, Some(0), "{ending:?}");
+    assert_eq!(counted(&ending.stderr, "accepted"), 0, "{ending:?}");
 }
 
 /// A taken port is one line that says what to do.
