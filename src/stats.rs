@@ -27,6 +27,8 @@ pub struct Stats {
     pub pdus_in: u64,
     /// Connections closed because of a PDU's length.
     pub bad_frames: u64,
+    /// PDUs that a dispatcher had no handler for, or could not decode.
+    pub dispatch_errors: u64,
     /// Panics of user code that were caught.
     pub panics: u64,
     /// Sends that were refused as `SendError::Full`.

@@ -71,6 +71,11 @@ impl<'n, A> Context<'n, A> {
         let _ = self.net.abort(self.handle);
     }
 
+    /// One more thing that this peer got wrong; how many there are by now.
+    pub(super) fn count_error(&mut self) -> u32 {
+        self.net.count_error(self.handle)
+    }
+
     /// Puts another object in this one's place; this one is dropped when the method has returned.
     pub fn replace(&mut self, object: Box<dyn Connection<A>>) {
         self.net.set_object(self.handle, object);

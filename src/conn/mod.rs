@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod dispatch;
 
 use std::any::Any;
 
 pub use context::Context;
+pub use dispatch::{DispatchError, Dispatcher, ErrorHook, Handler};
 
 use crate::event::{CloseReason, Handle, TimerId};
 use crate::pdu::Pdu;

@@ -121,6 +121,14 @@ impl<A> Netlib<A> {
         }
     }
 
+    /// Counts what a peer got wrong above its framing.
+    pub(crate) fn count_error(&mut self, handle: Handle) -> u32 {
+        self.reactor.stats.dispatch_errors += 1;
+        let Some(socket) = self.reactor.owned(handle) else { return 0 };
+        socket.errors = socket.errors.saturating_add(1);
+        socket.errors
+    }
+
     pub(crate) fn set_object(&mut self, handle: Handle, object: Box<dyn Connection<A>>) {
         if let Some(socket) = self.reactor.owned(handle) {
             socket.owner = Owner::Object(Some(object));

@@ -50,6 +50,8 @@ pub(crate) struct Socket<C> {
     pub(crate) candidates: VecDeque<SocketAddr>,
     /// Bytes that came after the user was done with the socket.
     pub(crate) discarded: usize,
+    /// PDUs that reached no handler.
+    pub(crate) errors: u32,
     /// Accepts that failed in a row.
     pub(crate) accept_failures: u8,
     /// The pause of a listener that found no descriptor, in ms; doubled each time.
@@ -135,6 +137,7 @@ impl<C> Socket<C> {
             deadline_ms: u64::MAX,
             candidates: VecDeque::new(),
             discarded: 0,
+            errors: 0,
             accept_failures: 0,
             pause_ms: 0,
         }
