@@ -414,4 +414,4 @@ const PASSES_MAX: usize = 2;
 const READS_PER_STEP: usize = 16;
 
 /// Completions after which a wait returns, so that one turn stays short and its chunks in cache.
-const BATCH_MAX: usize = 256;
+const BATCH_MAX: usize = 64;
