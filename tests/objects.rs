@@ -64,6 +64,8 @@ impl Connection<App> for Player {
             Some(b'n') => context.replace(Self::new("next", &self.alive)),
             Some(b't') => {
                 context.set_timer(Duration::from_millis(5), Repeat::Forever);
+                let deleted = context.set_timer(Duration::from_millis(1), Repeat::Once);
+                context.net().delete_timer(deleted).unwrap();
             }
             // Closes the first connection, whichever it is.
             Some(b'x') => drop(context.net().close(app.handles[0])),

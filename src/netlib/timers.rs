@@ -27,6 +27,15 @@ enum Target<A> {
     Connection(Handle),
 }
 
+// Derived, these would ask the same of `A`, of which a target holds nothing.
+impl<A> Clone for Target<A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for Target<A> {}
+
 pub(super) struct Loop<A> {
     id: u64,
     callback: Callback<A>,
@@ -111,10 +120,15 @@ impl<A> Netlib<A> {
     ///
     /// # Errors
     /// [`Stale`]: it fired for the last time, or was deleted before.
-    pub fn delete_timer(&mut self, timer: TimerId) -> Result<(), Stale> {
-        let timer = self.timers.remove(Handle::from_bits(timer.0)).ok_or(Stale)?;
+    pub fn delete_timer(&mut self, name: TimerId) -> Result<(), Stale> {
+        let timer = self.timers.remove(Handle::from_bits(name.0)).ok_or(Stale)?;
         if let Some(key) = timer.key {
             self.reactor.alarms.cancel(key);
+        }
+        if let Target::Connection(handle) = timer.target
+            && let Some(socket) = self.reactor.sockets.find_mut(handle)
+        {
+            socket.timers.retain(|one| *one != name);
         }
         Ok(())
     }
@@ -140,31 +154,23 @@ impl<A> Netlib<A> {
 
     pub(super) fn fire_timer(&mut self, app: &mut A, id: Handle, deadline_ms: u64, now_ms: u64) {
         let Some(timer) = self.timers.find_mut(id) else { return };
-        let name = TimerId(id.to_bits());
-        let (is_last, connection, callback) = match timer.target {
-            Target::Callback(callback, data) => {
-                (timer.period_ms.is_none(), None, Some((callback, data)))
+        let (name, target) = (TimerId(id.to_bits()), timer.target);
+        match timer.period_ms {
+            Some(period_ms) => {
+                // The rhythm is kept, and the beats that were missed are left out.
+                let beats = (now_ms - deadline_ms) / period_ms + 1;
+                let next = deadline_ms.saturating_add(beats.saturating_mul(period_ms.get()));
+                timer.key = Some(self.reactor.alarms.insert(next, Alarm::User(id)));
             }
-            Target::Connection(handle) => (timer.period_ms.is_none(), Some(handle), None),
-        };
-        if let Some(period_ms) = timer.period_ms {
-            // The rhythm is kept, and the beats that were missed are left out.
-            let beats = (now_ms - deadline_ms) / period_ms + 1;
-            let next = deadline_ms.saturating_add(beats.saturating_mul(period_ms.get()));
-            timer.key = Some(self.reactor.alarms.insert(next, Alarm::User(id)));
+            // Found above, so it cannot be stale.
+            None => drop(self.delete_timer(name)),
         }
-        if is_last {
-            self.timers.remove(id);
-        }
-        if let Some((callback, user_data)) = callback {
-            let event = Event::Timer { timer: name, user_data };
-            self.panics(|net| callback(app, net, Handle::NONE, event));
-        }
-        if let Some(handle) = connection {
-            if is_last && let Some(socket) = self.reactor.owned(handle) {
-                socket.timers.retain(|timer| *timer != name);
+        match target {
+            Target::Callback(callback, user_data) => {
+                let event = Event::Timer { timer: name, user_data };
+                self.panics(|net| callback(app, net, Handle::NONE, event));
             }
-            self.tell_object(app, handle, Notice::Timer(name));
+            Target::Connection(handle) => self.tell_object(app, handle, Notice::Timer(name)),
         }
     }
 
