@@ -248,3 +248,23 @@ fn a_slow_peer_delays_nobody_else() {
         assert!(slow.read(&mut space).unwrap() > 0, "its bytes are there");
     });
 }
+
+/// Sockets that wait for a buffer get their turn although those before them receive nothing.
+#[test]
+fn idle_sockets_do_not_hold_up_those_behind_them() {
+    on_every_backend(|lane| {
+        let options = lane.options().pool(1, 64).delivery(Delivery::Push);
+        let mut world = World::with(options);
+        let (_, address) = world.listen();
+        let mut peers: Vec<_> = (0..6).map(|_| world.accepted_peer(address)).collect();
+        for round in 1..=20 {
+            for (peer, _) in &mut peers {
+                world.write(peer, b"x");
+            }
+            // Waits for as long as it takes: a socket that nobody looks at any more is a failure.
+            for (_, handle) in &peers {
+                world.turn_until("a byte", |world| world.app.received(*handle).len() >= round);
+            }
+        }
+    });
+}
