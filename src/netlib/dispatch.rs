@@ -94,8 +94,7 @@ impl<A> Netlib<A> {
         let (user_data, family) = (socket.user_data, socket.family);
         let settings = (socket.delivery, socket.backlog.limits());
         let nobody = (Owner::Object(None), user_data);
-        let mut socket = Socket::new(State::Connected, family, nobody, settings);
-        socket.hold.by_announcement = true;
+        let socket = Socket::new(State::Connected, family, nobody, settings);
         let Ok(handle) = self.reactor.sockets.insert(socket) else {
             self.reactor.stats.rejected += 1;
             return;
@@ -112,13 +111,7 @@ impl<A> Netlib<A> {
             _ => return self.release(handle, Release::Reset),
         }
         self.tell(app, handle, Event::Connect { listener });
-        self.announced(handle);
-    }
-
-    /// The callback that announced a connection has returned: it may receive (C5).
-    fn announced(&mut self, handle: Handle) {
-        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
-        socket.hold.by_announcement = false;
+        // Not before: only a wait yields what is received (D3), so the callback comes first (C5).
         self.reactor.reconcile(&mut self.driver, handle);
     }
 
@@ -147,9 +140,7 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.state = State::Connected;
         socket.candidates = VecDeque::new();
-        socket.hold.by_announcement = true;
         self.tell(app, handle, Event::Confirm);
-        self.announced(handle);
     }
 
     fn on_connect_failed(&mut self, app: &mut A, handle: Handle, errno: Errno) {
@@ -266,8 +257,7 @@ impl<A> Netlib<A> {
             if socket.state != State::Connected {
                 return;
             }
-            let is_held = socket.hold.by_user || socket.hold.by_announcement;
-            if is_held || (input.is_empty() && socket.reader.is_empty()) {
+            if socket.hold.by_user || (input.is_empty() && socket.reader.is_empty()) {
                 return self.hold(handle, input);
             }
             match socket.delivery {

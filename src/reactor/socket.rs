@@ -97,13 +97,11 @@ pub(crate) struct Hold {
     pub(crate) by_user: bool,
     /// As many bytes wait for `recv` as may.
     pub(crate) by_pull: bool,
-    /// Its Connect or Confirm callback has not returned yet (C5).
-    pub(crate) by_announcement: bool,
 }
 
 impl Hold {
     pub(crate) const fn is_on(self) -> bool {
-        self.by_user || self.by_pull || self.by_announcement
+        self.by_user || self.by_pull
     }
 }
 
