@@ -61,6 +61,20 @@ fn timers_fire_once_in_order_and_never_early() {
     });
 }
 
+/// A timer of no time at all takes a millisecond, wherever in one it is registered.
+#[test]
+fn an_interval_of_nothing_is_a_millisecond() {
+    on_every_backend(|lane| {
+        let (mut world, calls) = timed_world(lane);
+        for round in 1..=20 {
+            let start = Instant::now();
+            world.net.register_timer(ms(0), Repeat::Once, on_event, 0);
+            world.turn_until("it", |_| calls.borrow().len() == round);
+            assert!(calls.borrow()[round - 1].1 - start >= ms(1));
+        }
+    });
+}
+
 /// An interval in microseconds is rounded up, not down.
 #[test]
 fn fractions_of_a_millisecond_are_not_cut_off() {

@@ -104,6 +104,7 @@ impl<A> Netlib<A> {
     }
 
     fn insert_timer(&mut self, interval: Duration, repeat: Repeat, target: Target<A>) -> TimerId {
+        let interval = interval.max(Duration::from_millis(1));
         let interval_ms = NonZeroU64::new(millis(interval)).unwrap_or(NonZeroU64::MIN);
         let period_ms = (repeat == Repeat::Forever).then_some(interval_ms);
         let inserted = self.timers.insert(Timer { target, period_ms, key: None });
