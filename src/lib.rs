@@ -20,6 +20,7 @@ compile_error!(
 );
 
 mod address;
+mod clock;
 pub mod conn;
 mod driver;
 mod error;
@@ -36,6 +37,7 @@ mod stats;
 mod sys;
 
 pub use address::{Address, AddressError};
+pub use clock::ManualClock;
 pub use error::{
     BuildError, ConnectError, Errno, ListenError, OptionError, RecvError, RunError, SendError,
     Stale, UringError,

@@ -8,6 +8,7 @@
 use std::time::Duration;
 use std::{env, fmt};
 
+use crate::clock::ManualClock;
 use crate::error::BuildError;
 use crate::netlib::Netlib;
 use crate::pdu::FrameSpec;
@@ -322,6 +323,7 @@ pub struct Options {
     pub(crate) accept_pause_min: Duration,
     pub(crate) accept_pause_max: Duration,
     pub(crate) abort_on_panic: bool,
+    pub(crate) clock: Option<ManualClock>,
 }
 
 impl Options {
@@ -342,6 +344,7 @@ impl Options {
             accept_pause_min: Duration::from_millis(10),
             accept_pause_max: Duration::from_secs(1),
             abort_on_panic: false,
+            clock: None,
         }
     }
 
@@ -430,6 +433,13 @@ impl Options {
     /// a timer or a loop callback is counted only.
     pub fn abort_on_panic(mut self, abort: bool) -> Self {
         self.abort_on_panic = abort;
+        self
+    }
+
+    /// A clock for tests, which stands still until it is told to go on. Default the kernel's
+    /// monotonic one.
+    pub fn clock(mut self, clock: &ManualClock) -> Self {
+        self.clock = Some(clock.clone());
         self
     }
 

@@ -293,3 +293,23 @@ fn busy_sockets_do_not_hold_up_timers() {
         assert!(start.elapsed() < ms(500), "{:?}", start.elapsed());
     });
 }
+
+/// With a clock that stands still, a day of timers takes no time: each is called when its time has
+/// come and not before, however long is waited.
+#[test]
+fn a_manual_clock_decides_when_timers_are_due() {
+    on_every_backend(|lane| {
+        let clock = ManualClock::new();
+        let mut world = World::with(lane.options().clock(&clock));
+        world.net.register_timer(Duration::from_secs(3600), Repeat::Forever, on_event, 3);
+        for hour in 0..24 {
+            clock.advance(Duration::from_secs(3600) - ms(1));
+            world.turn_for(ms(1));
+            assert_eq!(world.app.count(|entry| *entry == Entry::Timer), hour);
+            clock.advance(ms(1));
+            // The alarm is due, so nothing is waited for.
+            world.turn_for(DEADLINE);
+            assert_eq!(world.app.count(|entry| *entry == Entry::Timer), hour + 1);
+        }
+    });
+}

@@ -14,7 +14,7 @@ mod timers;
 mod turn;
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use option::SocketOptions;
 use tell::Owner;
@@ -22,6 +22,7 @@ pub use timers::Repeat;
 use timers::{Loop, TIMERS_MAX, Timer};
 
 use crate::address::Address;
+use crate::clock::Clock;
 use crate::driver::{Auto, Completion, Driver};
 use crate::error::{
     BuildError, ConnectError, ListenError, RecvError, SendError, Stale, UringError,
@@ -84,8 +85,8 @@ pub struct Netlib<A> {
     remote: Remote,
     options: Options,
     fallback: Option<UringError>,
-    /// When the monotonic clock of the alarms started.
-    start: Instant,
+    /// The clock of the alarms.
+    clock: Clock,
     /// Completions of the turn; kept for its memory.
     batch: Vec<Completion>,
     is_running: bool,
@@ -104,9 +105,9 @@ impl<A> Netlib<A> {
             resolver: Resolver::new(driver.waker()),
             driver,
             remote,
+            clock: Clock::start(options.clock.as_ref()),
             options,
             fallback,
-            start: Instant::now(),
             batch: Vec::new(),
             is_running: false,
             is_in_turn: false,
@@ -440,14 +441,14 @@ impl<A> Netlib<A> {
         }
     }
 
-    /// The clock of the alarms, in whole milliseconds. Nothing below reads a clock (I7).
+    /// The time of the alarms, in whole milliseconds.
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).expect("584 million years")
+        u64::try_from(self.clock.elapsed().as_millis()).expect("584 million years")
     }
 
     /// The first whole millisecond that is not before `after` from now.
     fn deadline(&self, after: Duration) -> u64 {
-        millis(self.start.elapsed().saturating_add(after))
+        millis(self.clock.elapsed().saturating_add(after))
     }
 }
 

@@ -85,11 +85,8 @@ impl<A> Netlib<A> {
         if self.reactor.is_busy() {
             return Some(Duration::ZERO);
         }
-        let due = self
-            .reactor
-            .alarms
-            .next_tick()
-            .map(|tick| Duration::from_millis(tick).saturating_sub(self.start.elapsed()));
+        let due = self.reactor.alarms.next_tick();
+        let due = due.map(|tick| self.clock.until(Duration::from_millis(tick)));
         let limit = due.map_or(wait_timeout, |due| due.min(wait_timeout));
         (limit < WAIT_MAX).then_some(limit)
     }

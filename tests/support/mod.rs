@@ -25,8 +25,8 @@ pub use app::{App, Entry, on_event};
 pub use uring_netlib::pdu::FrameSpec;
 pub use uring_netlib::{
     Address, Backend, BacklogLimits, CloseReason, ConnectError, Delivery, Event, Handle,
-    ListenError, ListenOptions, Netlib, OptionError, Options, RecvError, Repeat, RunError,
-    SendError, SendStatus, SocketState, Stale, TimerId,
+    ListenError, ListenOptions, ManualClock, Netlib, OptionError, Options, RecvError, Repeat,
+    RunError, SendError, SendStatus, SocketState, Stale, TimerId,
 };
 pub use world::{CLIENT, DEADLINE, SERVER, World, reset, silent_socket, unix_peer};
 

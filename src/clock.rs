@@ -1,0 +1,95 @@
+//! What time it is: the one place that reads the clock, and a clock for tests that stands still.
+//!
+//! Everything below is handed times in milliseconds (I7).
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A clock that stands still until it is told to go on: for tests of timers, deadlines and
+/// heartbeats, which then take no time.
+///
+/// A [`Netlib`](crate::Netlib) that was built with it, see
+/// [`Options::clock`](crate::Options::clock), takes its time for timers and deadlines from here. A
+/// turn still waits for the kernel in real time, as long as it is told to and nothing is due. All
+/// clones are the same clock.
+///
+/// ```
+/// use std::time::Duration;
+/// use uring_netlib::{Event, Handle, ManualClock, Netlib, Options, Repeat};
+///
+/// fn count(hours: &mut u32, _: &mut Netlib<u32>, _: Handle, _: Event<'_>) {
+///     *hours += 1;
+/// }
+///
+/// let clock = ManualClock::new();
+/// let (mut net, mut hours) = (Options::new().clock(&clock).build()?, 0);
+/// net.register_timer(Duration::from_secs(3600), Repeat::Forever, count, 0);
+/// for _ in 0..24 {
+///     clock.advance(Duration::from_secs(3600));
+///     net.turn(&mut hours, Duration::ZERO)?;
+/// }
+/// assert_eq!(hours, 24);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock {
+    nanos: Arc<AtomicU64>,
+}
+
+impl ManualClock {
+    /// A clock at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets that much time pass. It never passes the 584 years that 64 bits of nanoseconds hold.
+    pub fn advance(&self, span: Duration) {
+        let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        let add = |nanos: u64| Some(nanos.saturating_add(span));
+        // The closure always has a value, so this cannot fail.
+        let _ = self.nanos.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+    }
+
+    /// How much time has passed since the clock was made.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.nanos.load(Ordering::Acquire))
+    }
+}
+
+/// The clock of one `Netlib`. Monotonic, and zero at some time before its first timer.
+#[derive(Debug)]
+pub(crate) enum Clock {
+    Real(Instant),
+    Manual(ManualClock),
+}
+
+impl Clock {
+    pub(crate) fn start(manual: Option<&ManualClock>) -> Self {
+        match manual {
+            Some(clock) => Self::Manual(clock.clone()),
+            None => Self::Real(Instant::now()),
+        }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        match self {
+            Self::Real(start) => start.elapsed(),
+            Self::Manual(clock) => clock.elapsed(),
+        }
+    }
+
+    /// How long the kernel may be waited for before this time has come. Time that stands still
+    /// does not come by waiting.
+    pub(crate) fn until(&self, due: Duration) -> Duration {
+        match (self, due.saturating_sub(self.elapsed())) {
+            (_, Duration::ZERO) => Duration::ZERO,
+            (Self::Real(_), left) => left,
+            (Self::Manual(_), _) => Duration::MAX,
+        }
+    }
+}
