@@ -52,6 +52,8 @@ struct Slot {
     is_queued: bool,
     bytes: Vec<u8>,
     sent: usize,
+    /// Bytes of all sends so far.
+    sent_in_all: u64,
 }
 
 /// What one step of one socket came to.
@@ -196,6 +198,7 @@ impl Driver for Epoll {
             is_queued: false,
             bytes: Vec::new(),
             sent: 0,
+            sent_in_all: 0,
         };
         self.slots.insert(handle, slot);
         Ok(())
@@ -301,6 +304,14 @@ impl Driver for Epoll {
         self.slots.find(handle).map(|slot| slot.socket.as_fd())
     }
 
+    fn progress(&self, handle: Handle) -> Option<u64> {
+        let slot = self.slots.find(handle)?;
+        match slot.family {
+            Family::Inet => sys::acknowledged(slot.socket.as_fd()),
+            Family::Unix => Some(slot.sent_in_all),
+        }
+    }
+
     fn counters(&self) -> DriverCounters {
         let free = u32::try_from(self.pool.free_count()).expect("at most 32768 buffers");
         DriverCounters {
@@ -330,6 +341,7 @@ impl Slot {
         match sys::send(self.socket.as_fd(), &self.bytes[self.sent..]) {
             Ok(len) => {
                 self.sent += len;
+                self.sent_in_all += len as u64;
                 if self.sent < self.bytes.len() {
                     return Step::Again;
                 }

@@ -62,6 +62,21 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     length(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
+/// How many bytes the peer of a TCP connection has acknowledged. `None` for other sockets, and on
+/// kernels that do not count them.
+pub(crate) fn acknowledged(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut info = [0u8; TCP_INFO_LEN];
+    let mut len = libc::socklen_t::try_from(info.len()).expect("a few bytes");
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    let (fd, space) = (socket.as_raw_fd(), info.as_mut_ptr().cast());
+    // SAFETY: `info` is writable for the `len` bytes that the kernel is told of, and both outlive
+    // the call.
+    let result = unsafe { libc::getsockopt(fd, level, name, space, &raw mut len) };
+    let is_there = result == 0 && len as usize == info.len();
+    let count = info.last_chunk().expect("the buffer ends with the count");
+    is_there.then(|| u64::from_ne_bytes(*count))
+}
+
 /// Whether a connection is over in both directions, as after a reset.
 pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
@@ -69,6 +84,10 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, 0) };
     poll.revents & (libc::POLLHUP | libc::POLLERR) != 0
 }
+
+/// Length of the kernel's `tcp_info` up to the end of `tcpi_bytes_acked`. The C library's own
+/// structure ends before it.
+const TCP_INFO_LEN: usize = 128;
 
 /// A call's result, or the error that it left.
 pub(crate) fn check(result: i32) -> io::Result<i32> {

@@ -99,6 +99,10 @@ impl Driver for Auto {
         either!(self, driver => driver.socket(handle))
     }
 
+    fn progress(&self, handle: Handle) -> Option<u64> {
+        either!(self, driver => driver.progress(handle))
+    }
+
     fn counters(&self) -> DriverCounters {
         either!(self, driver => driver.counters())
     }

@@ -316,6 +316,40 @@ fn a_send_completes_once_for_all_bytes() {
     });
 }
 
+/// Progress is told when bytes leave a socket, and only then.
+#[test]
+fn progress_grows_as_bytes_leave() {
+    const LEN: u64 = 16 << 20;
+    on_every_driver(Options::new(), |rig| {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (tcp, peer) = rig.tcp_pair();
+        let unix = rig.adopt_as(near, Family::Unix);
+        for (handle, peer) in [(tcp, Socket::from(peer)), (unix, Socket::from(far))] {
+            peer.set_nonblocking(true).unwrap();
+            let told = |rig: &Rig| rig.driver.progress(handle).expect("it is known");
+            let start = told(rig);
+            rig.driver.send(handle, vec![7; 16 << 20]);
+            let (mut before, mut quiet) = (start, 0);
+            while quiet < 5 {
+                rig.wait(Duration::from_millis(20));
+                quiet = if told(rig) == before { quiet + 1 } else { 0 };
+                before = told(rig);
+            }
+            assert!(start < before && before < start + LEN, "{before}: the buffers are full");
+            for target in [before + 1, start + LEN] {
+                let clock = Instant::now();
+                while told(rig) < target {
+                    assert!(clock.elapsed() < LIMIT, "{} instead of {target}", told(rig));
+                    let _ = (&peer).read(&mut [0; 64 << 10]);
+                    rig.wait(Duration::ZERO);
+                }
+            }
+            assert!(matches!(rig.last_of(handle, Op::Send), Outcome::Sent(_)));
+        }
+        assert_eq!(rig.driver.progress(Handle::new(99, 1)), None);
+    });
+}
+
 /// D5: a send to a peer that is gone fails, without SIGPIPE, and its bytes come back.
 #[test]
 fn a_failed_send_gives_the_bytes_back() {

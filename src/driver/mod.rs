@@ -79,6 +79,12 @@ pub(crate) trait Driver {
     fn waker(&self) -> Waker;
     /// The socket itself, for options and names; `None` when none is adopted.
     fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>>;
+    /// A number that grows whenever bytes of the socket's sends have left it: how many the peer's
+    /// kernel has acknowledged, or taken where the peer is on this machine. `None` where that is
+    /// not to be known. Costs a system call, so it is for whoever looks for sends that are stuck,
+    /// and not for each of them.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the deadline of stuck sends asks it"))]
+    fn progress(&self, handle: Handle) -> Option<u64>;
     /// What it has counted.
     fn counters(&self) -> DriverCounters;
 }

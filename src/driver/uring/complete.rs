@@ -150,6 +150,7 @@ impl Uring {
         let errno = Errno(-answer.result);
         let sent = usize::try_from(answer.result).unwrap_or(0);
         slot.flight.sent += sent;
+        slot.sent_in_all += sent as u64;
         let is_whole = slot.flight.sent == slot.flight.bytes.len();
         let is_going_on = sent > 0 || errno.is_transient();
         if !is_whole && is_going_on && !was_cancelled {

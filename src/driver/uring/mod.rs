@@ -27,6 +27,7 @@ use super::token::Token;
 use super::{Completion, Driver, DriverCounters, End, Family, Op, Ops, Waker, connect_at_once};
 use crate::event::Handle;
 use crate::options::{Feature, Features};
+use crate::sys;
 
 pub(crate) struct Uring {
     /// Dropped by hand, because it must go before the memory that the kernel writes to (D9).
@@ -57,6 +58,8 @@ struct Slot {
     /// Those of the outstanding that were asked to end, and must not be started again.
     cancelled: Ops,
     flight: Flight,
+    /// Bytes of all sends so far, as far as completions have told.
+    sent_in_all: u64,
     /// Since when a multishot receive may have missed a reset.
     run: Run,
     /// It has: the single form takes over, and knows.
@@ -145,9 +148,8 @@ impl Uring {
         let rest = &slot.flight.bytes[slot.flight.sent..];
         // The kernel sends at most 2 GiB a call; what it leaves goes with the next request.
         let len = u32::try_from(rest.len()).unwrap_or(1 << 30);
-        // With WAITALL the kernel itself waits for room, and completes once for all bytes.
         let entry = opcode::Send::new(Fd(slot.socket.as_raw_fd()), rest.as_ptr(), len)
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .flags(slot.send_flags())
             .build();
         self.counters.sends += 1;
         self.push(entry.user_data(Token::new(Op::Send, handle).to_bits()));
@@ -271,8 +273,17 @@ impl Driver for Uring {
         // Multishot receives on Unix-domain sockets miss the end of the stream on kernels as
         // late as 6.19; single ones do not.
         let (run, is_single) = (Run::Fresh, family == Family::Unix);
-        let peer = None;
-        let slot = Slot { socket, outstanding, cancelled, family, flight, run, is_single, peer };
+        let slot = Slot {
+            socket,
+            family,
+            outstanding,
+            cancelled,
+            flight,
+            sent_in_all: 0,
+            run,
+            is_single,
+            peer: None,
+        };
         self.slots.insert(handle, slot);
         Ok(())
     }
@@ -353,6 +364,14 @@ impl Driver for Uring {
         self.slots.find(handle).map(|slot| slot.socket.as_fd())
     }
 
+    fn progress(&self, handle: Handle) -> Option<u64> {
+        let slot = self.slots.find(handle)?;
+        match slot.family {
+            Family::Inet => sys::acknowledged(slot.socket.as_fd()),
+            Family::Unix => Some(slot.sent_in_all),
+        }
+    }
+
     fn counters(&self) -> DriverCounters {
         let pool = self.buffers.pool();
         let free = u32::try_from(pool.free_count()).expect("at most 32768 buffers");
@@ -376,6 +395,15 @@ impl Slot {
     fn end(&mut self, op: Op) {
         self.outstanding.remove(op);
         self.cancelled.remove(op);
+    }
+
+    /// With WAITALL the kernel itself waits for room, and completes once for all bytes. Unix-domain
+    /// sockets do without: no one but us counts what has left them, see [`Driver::progress`].
+    fn send_flags(&self) -> i32 {
+        match self.family {
+            Family::Inet => libc::MSG_NOSIGNAL | libc::MSG_WAITALL,
+            Family::Unix => libc::MSG_NOSIGNAL,
+        }
     }
 }
 
