@@ -3,7 +3,7 @@
 //! A driver owns everything that the kernel can see: descriptors, bytes in flight, the buffer
 //! pool. Above it there is no readiness and no system call on a socket in use; below it there are
 //! no connections, PDUs or callbacks. Read [`Driver`] next, then `uring/` and the `fallback/`
-//! folder, which keep the same contract, checked by `conformance.rs`.
+//! folder, which keep the same contract, checked by `conformance/`.
 //!
 //! # The contract
 //!
