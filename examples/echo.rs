@@ -232,7 +232,7 @@ fn summary(net: &Netlib<Echo>, echo: &Echo) -> String {
         ("rejected", stats.rejected.to_string()),
         ("sockets closed", stats.closed.to_string()),
         ("PDUs", stats.pdus_in.to_string()),
-        ("bad PDUs", stats.bad_frames.to_string()),
+        ("bad PDUs", stats.closes.bad_frame.to_string()),
         ("bytes in", stats.bytes_in.to_string()),
         ("bytes out", stats.bytes_out.to_string()),
         ("PDUs per send", ratio(stats.pdus_in, stats.sends)),

@@ -259,6 +259,13 @@ pub enum SendError {
         /// The socket's hard cap.
         limit: usize,
     },
+    /// All sockets together keep as many bytes as they may, see
+    /// [`Options::buffered_bytes_max`](crate::Options::buffered_bytes_max); `Event::Write` will say
+    /// when to retry.
+    Exhausted {
+        /// Bytes that are kept.
+        buffered: usize,
+    },
     /// The message is longer than a PDU of this socket may be.
     TooLong {
         /// Its length as a PDU.
@@ -331,6 +338,8 @@ describe! {
         Self::NotConnected => "the socket is not connected",
         Self::Full { queued, len, limit } =>
             format_args!("{len} bytes on top of {queued} would pass the limit of {limit}"),
+        Self::Exhausted { buffered } =>
+            format_args!("all sockets together keep {buffered} bytes already"),
         Self::TooLong { len, max } =>
             format_args!("a PDU of {len} bytes is longer than {max}"),
     }

@@ -143,6 +143,10 @@ pub enum CloseReason {
     TimedOut,
     /// The host name has no address.
     ResolveFailed,
+    /// A deadline of [`Liveness`](crate::Liveness) ran out.
+    Expired(Deadline),
+    /// The peer asked for more than it may.
+    Exceeded(Limit),
     /// The user's code for this connection panicked.
     Panicked,
     /// Any other refusal by the kernel.
@@ -175,9 +179,59 @@ impl fmt::Display for CloseReason {
             Self::Unreachable => f.write_str("peer unreachable"),
             Self::TimedOut => f.write_str("timed out"),
             Self::ResolveFailed => f.write_str("host name has no address"),
+            Self::Expired(deadline) => write!(f, "expired: {deadline}"),
+            Self::Exceeded(limit) => write!(f, "exceeded: {limit}"),
             Self::Panicked => f.write_str("its handler panicked"),
             Self::Failed(errno) => write!(f, "failed: {errno}"),
         }
+    }
+}
+
+/// Which deadline of a connection ran out, see [`Liveness`](crate::Liveness).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Deadline {
+    /// It was not marked as ready in time.
+    Handshake,
+    /// A PDU that had started did not become whole in time.
+    Frame,
+    /// Nothing was received for too long.
+    ReadIdle,
+    /// The peer took nothing of what was being sent for too long.
+    WriteStall,
+    /// It has lasted as long as it may.
+    Lifetime,
+}
+
+impl fmt::Display for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handshake => "not ready in time",
+            Self::Frame => "a PDU was not whole in time",
+            Self::ReadIdle => "nothing was received for too long",
+            Self::WriteStall => "the peer took nothing for too long",
+            Self::Lifetime => "its lifetime is over",
+        })
+    }
+}
+
+/// Which limit a peer exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// It sent too fast time and again, see [`Limits`](crate::Limits).
+    Rate,
+    /// It had the beginning of a PDU to be kept when all sockets together kept as many bytes as
+    /// [`Options::buffered_bytes_max`](crate::Options::buffered_bytes_max).
+    Buffered,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rate => "it sent too fast too often",
+            Self::Buffered => "too many bytes are buffered in all",
+        })
     }
 }
 

@@ -42,9 +42,14 @@ pub use error::{
     BuildError, ConnectError, Errno, ListenError, OptionError, RecvError, RunError, SendError,
     Stale, UringError,
 };
-pub use event::{Callback, CloseReason, Event, Handle, LoopId, SocketState, TimerId};
+pub use event::{
+    Callback, CloseReason, Deadline, Event, Handle, Limit, LoopId, SocketState, TimerId,
+};
 pub use netlib::{BackendInfo, Netlib, Repeat, SocketOptions};
-pub use options::{Backend, BacklogLimits, Delivery, Feature, Features, ListenOptions, Options};
+pub use options::{
+    Backend, BacklogLimits, Delivery, Feature, Features, Limits, ListenOptions, Liveness, Options,
+    Rate,
+};
 pub use reactor::SendStatus;
 pub use remote::Remote;
 pub use stats::Stats;

@@ -27,7 +27,7 @@ fn a_bad_length_ends_the_connection_at_once() {
             let log = world.app.log_of(handle);
             assert_eq!(log[..2], [Entry::Connect, Entry::Pdu(20)]);
             let [Entry::Close(CloseReason::BadFrame(_))] = log[2..] else { panic!("{log:?}") };
-            assert_eq!(world.net.stats().bad_frames, count);
+            assert_eq!(world.net.stats().closes.bad_frame, count);
         }
     });
 }

@@ -194,7 +194,7 @@ fn serve_hostile_peers(backend: Backend) {
         net.turn(&mut count, Duration::from_secs(10)).unwrap();
     }
     let stats = net.stats();
-    assert_eq!((stats.accepted, stats.bad_frames), (50 * 9, 50 * 5), "{stats:?}");
+    assert_eq!((stats.accepted, stats.closes.bad_frame), (50 * 9, 50 * 5), "{stats:?}");
     assert_eq!(stats.buffers_free + stats.buffers_kernel, 256, "{stats:?}");
     assert_eq!(descriptors(), before, "descriptors leaked");
     println!("\nnothing is left");

@@ -71,6 +71,23 @@ impl<'n, A> Context<'n, A> {
         let _ = self.net.abort(self.handle);
     }
 
+    /// Says that the application takes this connection for a real one, see
+    /// [`Netlib::mark_ready`].
+    pub fn mark_ready(&mut self) {
+        // Stale says that it is closed already, and then there is nothing to be ready for.
+        let _ = self.net.mark_ready(self.handle);
+    }
+
+    /// Stops receiving from this peer, see [`Netlib::pause_receive`].
+    pub fn pause_receive(&mut self) {
+        let _ = self.net.pause_receive(self.handle);
+    }
+
+    /// Receives from this peer again; what was kept is delivered by the next turn.
+    pub fn resume_receive(&mut self) {
+        let _ = self.net.resume_receive(self.handle);
+    }
+
     /// One more thing that this peer got wrong; how many there are by now.
     pub(super) fn count_error(&mut self) -> u32 {
         self.net.count_error(self.handle)

@@ -9,14 +9,16 @@ use std::collections::VecDeque;
 use std::mem;
 use std::os::fd::OwnedFd;
 
+use socket2::SockRef;
+
 use super::Netlib;
 use super::tell::{Notice, Owner};
 use crate::driver::{Completion, Driver, End, Op, Outcome};
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
-use crate::pdu::{FrameSpec, Reader};
-use crate::reactor::{Release, Socket, Spare, State};
+use crate::pdu::Reader;
+use crate::reactor::{Block, Hold, Origin, Release, Socket, Spare, State};
 
 impl<A> Netlib<A> {
     pub(super) fn dispatch(&mut self, app: &mut A, completion: Completion) {
@@ -29,7 +31,7 @@ impl<A> Netlib<A> {
             socket.outstanding.remove(op);
             socket.cancelled.remove(op);
         }
-        match (socket.state, outcome) {
+        match (socket.state(), outcome) {
             (State::Listening, Outcome::Accepted(client)) => self.on_accepted(app, handle, client),
             (State::Listening, Outcome::AcceptFailed(errno)) => {
                 if !(was_cancelled && errno.is_cancellation()) {
@@ -42,7 +44,11 @@ impl<A> Netlib<A> {
             }
             (State::Connected, Outcome::Received(chunk)) => {
                 self.reactor.stats.bytes_in += chunk.len() as u64;
+                socket.pulse.note_received(self.reactor.now_ms);
+                socket.fill_meter(self.reactor.now_ms);
                 self.deliver(app, handle, &chunk);
+                self.judge_speed(app, handle, chunk.len());
+                self.judge_size(app, handle);
             }
             (State::Connected, Outcome::EndOfStream) => self.on_end_of_stream(app, handle),
             (State::Connected | State::Flushing | State::Lingering, Outcome::NoBuffers) => {
@@ -83,8 +89,10 @@ impl<A> Netlib<A> {
     /// Tells what was held back, once it may be told.
     pub(super) fn on_deferred(&mut self, app: &mut A, handle: Handle) {
         self.deliver(app, handle, &[]);
+        self.judge_speed(app, handle, 0);
         self.tell_end(app, handle);
         self.reactor.reconcile(&mut self.driver, handle);
+        self.reactor.watch(handle);
     }
 
     fn on_accepted(&mut self, app: &mut A, listener: Handle, client: OwnedFd) {
@@ -92,10 +100,15 @@ impl<A> Netlib<A> {
         socket.pause_ms = 0;
         socket.accept_failures = 0;
         let (user_data, family) = (socket.user_data, socket.family);
-        let settings = (socket.delivery, socket.backlog.limits());
+        let settings = socket.settings();
+        let Ok(block) = self.admit(listener, &client) else {
+            self.reactor.stats.rejected += 1;
+            return;
+        };
         let nobody = (Owner::Object(None), user_data);
-        let socket = Socket::new(State::Connected, family, nobody, settings);
-        let Ok(handle) = self.reactor.sockets.insert(socket) else {
+        let mut socket = Socket::new(State::Connected, family, nobody, settings);
+        socket.open(self.reactor.now_ms);
+        let Some(handle) = self.reactor.insert(socket) else {
             self.reactor.stats.rejected += 1;
             return;
         };
@@ -103,16 +116,34 @@ impl<A> Netlib<A> {
             self.reactor.stats.rejected += 1;
             return;
         }
+        self.reactor.enter(handle, Origin { listener, block });
         self.reactor.stats.accepted += 1;
         let owner = self.inherit(app, listener, handle);
         match (owner, self.reactor.owned(handle)) {
             (Some(owner), Some(socket)) => socket.owner = owner,
             // Making its object panicked, so there is nobody to serve it.
-            _ => return self.release(handle, Release::Reset),
+            _ => {
+                self.reactor.stats.closes.count(CloseReason::Panicked);
+                return self.release(handle, Release::Reset);
+            }
         }
+        self.reactor.watch(handle);
         self.tell(app, handle, Event::Connect { listener });
         // Not before: only a wait yields what is received (D3), so the callback comes first (C5).
         self.reactor.reconcile(&mut self.driver, handle);
+    }
+
+    /// Whether a listener lets a client in, and for whom it is counted.
+    fn admit(&mut self, listener: Handle, client: &OwnedFd) -> Result<Option<Block>, TooMany> {
+        let now_ms = self.reactor.now_ms;
+        let Some(socket) = self.reactor.sockets.find_mut(listener) else { return Ok(None) };
+        let Some(admission) = &mut socket.admission else { return Ok(None) };
+        let block = admission.asks_for_addresses().then(|| block_of(client)).flatten();
+        let has_room = admission.has_room(block);
+        if let Some(rested_ms) = admission.knock(now_ms) {
+            self.reactor.rest_until(listener, rested_ms);
+        }
+        if has_room { Ok(block) } else { Err(TooMany) }
     }
 
     fn on_accept_failed(&mut self, app: &mut A, handle: Handle, errno: Errno) {
@@ -136,10 +167,12 @@ impl<A> Netlib<A> {
             return self.on_connect_failed(app, handle, Errno(libc::ECONNREFUSED));
         }
         self.reactor.disarm(handle);
-        self.reactor.stats.connected += 1;
+        self.reactor.stats.confirmed += 1;
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
-        socket.state = State::Connected;
+        socket.enter(State::Connected, &mut self.reactor.census);
+        socket.open(self.reactor.now_ms);
         socket.candidates = VecDeque::new();
+        self.reactor.watch(handle);
         self.tell(app, handle, Event::Confirm);
     }
 
@@ -168,7 +201,7 @@ impl<A> Netlib<A> {
             return self.on_broken(handle, reason);
         }
         let waits_for_pull = socket.delivery == Delivery::Pull && !socket.reader.is_empty();
-        if waits_for_pull && !socket.hold.by_user && !socket.is_deferred {
+        if waits_for_pull && !socket.hold.keeps_back() && !socket.is_deferred {
             self.tell(app, handle, Event::Read(&[]));
         }
         self.tell_end(app, handle);
@@ -177,10 +210,10 @@ impl<A> Netlib<A> {
     /// Tells a connection's end, unless something is to be delivered before it.
     fn tell_end(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
-        let (State::Connected, Some(end)) = (socket.state, socket.end) else { return };
+        let (State::Connected, Some(end)) = (socket.state(), socket.end) else { return };
         let is_cut_off = matches!(socket.delivery, Delivery::Pdu(_));
         let has_unread = !socket.reader.is_empty() && !is_cut_off;
-        if socket.hold.by_user || socket.is_deferred || has_unread {
+        if socket.hold.keeps_back() || socket.is_deferred || has_unread {
             return;
         }
         match (end, socket.reader.len()) {
@@ -198,7 +231,8 @@ impl<A> Netlib<A> {
         self.reactor.spare.give(bytes);
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.backlog.land();
-        let state = socket.state;
+        socket.pulse.note_landing();
+        let state = socket.state();
         let is_due = socket.backlog.take_event();
         let is_empty = socket.backlog.queued() == 0;
         self.reactor.mark_dirty(handle);
@@ -216,9 +250,10 @@ impl<A> Netlib<A> {
         self.reactor.spare.give(bytes);
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.backlog.land();
+        socket.pulse.note_landing();
         let pending = socket.backlog.clear();
         self.reactor.spare.give(pending);
-        match socket.state {
+        match socket.state() {
             State::Connected => self.on_broken(handle, CloseReason::from_errno(errno)),
             State::Flushing => self.reactor.cut(&mut self.driver, handle),
             _ => {}
@@ -230,8 +265,8 @@ impl<A> Netlib<A> {
         socket.broken = Some(reason);
         // Whoever paused may wait for `Event::Write`, which will not come any more. So the pause
         // ends, and what is left is told.
-        socket.hold.by_user = false;
-        socket.hold.by_pull = false;
+        socket.hold = Hold::default();
+        socket.meter = None;
         if socket.peer_finished {
             socket.end = Some(reason);
         } else {
@@ -244,8 +279,8 @@ impl<A> Netlib<A> {
     fn on_peer_finished(&mut self, handle: Handle, is_broken: bool) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.peer_finished = true;
-        if is_broken || socket.state == State::Lingering {
-            socket.state = State::Cancelling;
+        if is_broken || socket.state() == State::Lingering {
+            socket.enter(State::Cancelling, &mut self.reactor.census);
         }
     }
 
@@ -254,10 +289,10 @@ impl<A> Netlib<A> {
     fn deliver(&mut self, app: &mut A, handle: Handle, mut input: &[u8]) {
         loop {
             let Some(socket) = self.reactor.owned(handle) else { return };
-            if socket.state != State::Connected {
+            if socket.state() != State::Connected {
                 return;
             }
-            if socket.hold.by_user || (input.is_empty() && socket.reader.is_empty()) {
+            if socket.hold.keeps_back() || (input.is_empty() && socket.reader.is_empty()) {
                 return self.hold(handle, input);
             }
             match socket.delivery {
@@ -266,8 +301,8 @@ impl<A> Netlib<A> {
                 }
                 Delivery::Push => self.push_held(app, handle),
                 Delivery::Pull => return self.offer(app, handle, input),
-                Delivery::Pdu(spec) => {
-                    if self.cut_pdus(app, handle, spec, &mut input) {
+                Delivery::Pdu(_) => {
+                    if self.cut_pdus(app, handle, &mut input) {
                         return;
                     }
                 }
@@ -302,48 +337,50 @@ impl<A> Netlib<A> {
     }
 
     /// Delivers whole PDUs for as long as nothing changes; whether all of the input is done with.
-    fn cut_pdus(
-        &mut self,
-        app: &mut A,
-        handle: Handle,
-        spec: FrameSpec,
-        input: &mut &[u8],
-    ) -> bool {
+    fn cut_pdus(&mut self, app: &mut A, handle: Handle, input: &mut &[u8]) -> bool {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return true };
+        let Some(spec) = socket.framing() else { return false };
         // Lent from outside of the table, so that a PDU borrows nothing of it (C3).
         let mut reader = mem::take(&mut socket.reader);
         if !reader.is_empty() {
             make_room(&mut reader, &mut self.reactor.spare, input.len());
         }
+        let mut is_new = false;
         let (is_done, error) = loop {
             match reader.next(&spec, input) {
                 Ok(Some(pdu)) => {
                     self.reactor.stats.pdus_in += 1;
+                    is_new = true;
                     self.tell(app, handle, Event::Pdu(pdu));
                 }
                 Ok(None) => break (true, None),
                 Err(error) => break (true, Some(error)),
             }
-            let Some(socket) = self.reactor.sockets.find(handle) else { break (true, None) };
-            let is_same = socket.delivery == Delivery::Pdu(spec) && !socket.hold.is_on();
-            if socket.state != State::Connected || !is_same {
+            let Some(socket) = self.reactor.sockets.find_mut(handle) else { break (true, None) };
+            socket.meter_pdu();
+            let is_same = socket.framing() == Some(spec) && !socket.hold.is_on();
+            if socket.state() != State::Connected || !is_same {
                 break (false, None);
             }
         };
         match self.reactor.sockets.find_mut(handle) {
-            Some(socket) if socket.state == State::Connected => {
+            Some(socket) if socket.state() == State::Connected => {
                 if is_done && error.is_none() && !input.is_empty() {
                     make_room(&mut reader, &mut self.reactor.spare, input.len());
                     reader.hold(mem::take(input));
                 } else if reader.is_empty() && reader.has_buffer() {
                     self.reactor.spare.give(reader.take_buffer());
                 }
+                let has_started = !reader.is_empty();
+                socket.pulse.note_frame(has_started, is_new, self.reactor.now_ms);
                 socket.reader = reader;
+                if has_started {
+                    self.reactor.watch(handle);
+                }
             }
             _ => self.reactor.spare.give(reader.into_buffer()),
         }
         if let Some(error) = error {
-            self.reactor.stats.bad_frames += 1;
             self.finish(app, handle, CloseReason::BadFrame(error), Release::Flush);
         }
         is_done
@@ -362,6 +399,15 @@ fn make_room(reader: &mut Reader, spare: &mut Spare, len: usize) {
     } else {
         spare.give(buffer);
     }
+}
+
+/// A listener has let in as many as it may.
+struct TooMany;
+
+/// Whose connection it is; `None` for one that is gone already, or has no address.
+fn block_of(client: &OwnedFd) -> Option<Block> {
+    let address = SockRef::from(client).peer_addr().ok()?.as_socket()?;
+    Some(Block::of(address.ip()))
 }
 
 /// Clients that may fail in a row before their listener rests.

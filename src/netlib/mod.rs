@@ -12,8 +12,10 @@ mod setup;
 mod tell;
 mod timers;
 mod turn;
+mod watch;
 
 use std::fmt;
+use std::rc::Rc;
 use std::time::Duration;
 
 pub use option::SocketOptions;
@@ -30,7 +32,7 @@ use crate::error::{
 use crate::event::{Callback, Handle, SocketState};
 use crate::options::{Backend, Features, ListenOptions, Options};
 use crate::pdu::{self, Header};
-use crate::reactor::{Reactor, Release, SendStatus, State, Table, millis};
+use crate::reactor::{Reactor, Release, SendStatus, Settings, State, Table, millis};
 use crate::remote::Remote;
 use crate::resolver::Resolver;
 use crate::stats::Stats;
@@ -84,11 +86,15 @@ pub struct Netlib<A> {
     resolver: Resolver,
     remote: Remote,
     options: Options,
+    /// What new sockets start with.
+    settings: Settings,
     fallback: Option<UringError>,
     /// The clock of the alarms.
     clock: Clock,
     /// Completions of the turn; kept for its memory.
     batch: Vec<Completion>,
+    /// Until when a peer's silence is not held against it.
+    excused_until_ms: u64,
     is_running: bool,
     is_in_turn: bool,
 }
@@ -106,9 +112,16 @@ impl<A> Netlib<A> {
             driver,
             remote,
             clock: Clock::start(options.clock.as_ref()),
+            settings: Settings {
+                delivery: options.delivery,
+                backlog: options.backlog,
+                liveness: Rc::new(options.liveness.clone()),
+                limits: Rc::new(options.limits.clone()),
+            },
             options,
             fallback,
             batch: Vec::new(),
+            excused_until_ms: 0,
             is_running: false,
             is_in_turn: false,
         })
@@ -288,9 +301,11 @@ impl<A> Netlib<A> {
         let has_room = socket.reader.len() < self.options.pull_bytes_max as usize;
         if has_room && socket.hold.by_pull {
             socket.hold.by_pull = false;
-            self.reactor.reconcile(&mut self.driver, handle);
+            let now_ms = self.now_ms();
+            self.hear_again(handle, now_ms);
         }
         self.recycle(handle);
+        self.reactor.recount(handle);
         // Once the last byte is out, the end that waited behind it can be told.
         let socket = self.reactor.owned(handle).ok_or(RecvError::Stale)?;
         if socket.reader.is_empty() && socket.end.is_some() {
@@ -309,12 +324,13 @@ impl<A> Netlib<A> {
     /// [`Stale`]: it was closed before.
     pub fn close(&mut self, handle: Handle) -> Result<(), Stale> {
         let socket = self.reactor.owned(handle).ok_or(Stale)?;
-        let release = match (socket.state, socket.broken) {
+        let release = match (socket.state(), socket.broken) {
             // It is on its way already, and gracefully.
             (State::Ending, _) => return Ok(()),
             (State::Connected, None) => Release::Flush,
             _ => Release::Drop,
         };
+        self.reactor.stats.closes.by_application += 1;
         self.release(handle, release);
         Ok(())
     }
@@ -325,11 +341,16 @@ impl<A> Netlib<A> {
     /// [`Stale`]: it was closed before.
     pub fn abort(&mut self, handle: Handle) -> Result<(), Stale> {
         let socket = self.reactor.owned(handle).ok_or(Stale)?;
-        match socket.state {
-            State::Ending => socket.is_aborted = true,
-            State::Connected => self.release(handle, Release::Reset),
-            _ => self.release(handle, Release::Drop),
-        }
+        let release = match socket.state() {
+            State::Ending => {
+                socket.is_aborted = true;
+                return Ok(());
+            }
+            State::Connected => Release::Reset,
+            _ => Release::Drop,
+        };
+        self.reactor.stats.closes.by_application += 1;
+        self.release(handle, release);
         Ok(())
     }
 
@@ -361,11 +382,10 @@ impl<A> Netlib<A> {
     /// [`Stale`]: the handle was closed.
     pub fn resume_receive(&mut self, handle: Handle) -> Result<(), Stale> {
         let socket = self.reactor.owned(handle).ok_or(Stale)?;
-        let was_paused = std::mem::take(&mut socket.hold.by_user);
-        if was_paused && (!socket.reader.is_empty() || socket.end.is_some()) {
-            self.reactor.defer(handle);
+        if std::mem::take(&mut socket.hold.by_user) {
+            let now_ms = self.now_ms();
+            self.resume(handle, now_ms);
         }
-        self.reactor.reconcile(&mut self.driver, handle);
         Ok(())
     }
 
@@ -389,7 +409,7 @@ impl<A> Netlib<A> {
     /// # Errors
     /// [`Stale`]: the handle was closed.
     pub fn state(&self, handle: Handle) -> Result<SocketState, Stale> {
-        self.reactor.sockets.find(handle).and_then(|socket| socket.state.public()).ok_or(Stale)
+        self.reactor.sockets.find(handle).and_then(|socket| socket.state().public()).ok_or(Stale)
     }
 
     /// Which backend serves this `Netlib`, with what, and why.
@@ -404,8 +424,16 @@ impl<A> Netlib<A> {
     /// What was counted so far.
     pub fn stats(&self) -> Stats {
         let driver = self.driver.counters();
+        let count = |state| self.reactor.census.count(Some(state));
         Stats {
             sockets: self.reactor.sockets.len() as u64,
+            resolving: count(SocketState::Idle),
+            listening: count(SocketState::Listening),
+            connecting: count(SocketState::Connecting),
+            connected: count(SocketState::Connected),
+            closing: count(SocketState::Closing) + self.reactor.census.count(None),
+            timers: self.reactor.alarms.len() as u64,
+            buffered_bytes: self.reactor.buffered() as u64,
             sends: driver.sends,
             waits: driver.waits,
             overflows: driver.overflows,

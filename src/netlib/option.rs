@@ -13,13 +13,13 @@ use crate::address::Address;
 use crate::driver::{Driver, Family};
 use crate::error::OptionError;
 use crate::event::{Callback, Handle};
-use crate::options::{BacklogLimits, Delivery};
+use crate::options::{BacklogLimits, Delivery, Limits, Liveness};
 use crate::reactor::Socket;
 
 /// One socket's options, from [`Netlib::option`].
 ///
-/// A listener's callback, user data, delivery and backlog limits are what its accepted sockets
-/// start with.
+/// A listener's callback, user data, delivery, backlog limits, liveness and limits are what its
+/// accepted sockets start with.
 ///
 /// ```
 /// use uring_netlib::{Delivery, Event, Handle, Netlib, Options};
@@ -86,6 +86,17 @@ impl<'n, A> SocketOptions<'n, A> {
         Ok(())
     }
 
+    /// Changes the deadlines and the heartbeat. They go on from what has happened so far: a peer
+    /// that has been silent for longer than it may from now on is closed by the next turn.
+    pub fn set_liveness(&mut self, liveness: Liveness) {
+        self.net.set_liveness(self.handle, liveness);
+    }
+
+    /// Changes what the peer may ask for. Its rate counts from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.net.set_limits(self.handle, limits);
+    }
+
     /// Asks the kernel for a send buffer of so many bytes (`SO_SNDBUF`); it doubles the number.
     ///
     /// # Errors
@@ -147,6 +158,21 @@ impl<'n, A> SocketOptions<'n, A> {
     /// The limits of the pending bytes.
     pub fn backlog_limits(&self) -> BacklogLimits {
         self.socket().backlog.limits()
+    }
+
+    /// The deadlines and the heartbeat.
+    pub fn liveness(&self) -> Liveness {
+        Liveness::clone(self.socket().pulse.rules())
+    }
+
+    /// What the peer may ask for.
+    pub fn limits(&self) -> Limits {
+        Limits::clone(&self.socket().limits)
+    }
+
+    /// Whether the connection was [marked as ready](Netlib::mark_ready).
+    pub fn is_ready(&self) -> bool {
+        self.socket().pulse.is_ready
     }
 
     /// Bytes that were sent and have not left yet, those in flight included.

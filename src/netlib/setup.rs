@@ -16,7 +16,7 @@ use crate::driver::{Driver, Family, Op};
 use crate::error::{ConnectError, Errno, ListenError};
 use crate::event::{CloseReason, Handle};
 use crate::options::ListenOptions;
-use crate::reactor::{Alarm, Socket, State};
+use crate::reactor::{Admission, Alarm, Socket, State};
 use crate::resolver::Answer;
 
 impl<A> Netlib<A> {
@@ -44,8 +44,24 @@ impl<A> Netlib<A> {
     where
         ListenError: From<T::Error>,
     {
+        self.listen_objects_with(address, ListenOptions::new(), factory)
+    }
+
+    /// Listens, with options and with an object for each connection.
+    ///
+    /// # Errors
+    /// As [`listen`](Self::listen).
+    pub fn listen_objects_with<T: TryInto<Address>>(
+        &mut self,
+        address: T,
+        options: ListenOptions,
+        factory: impl Fn(&mut A, Handle) -> Box<dyn Connection<A>> + 'static,
+    ) -> Result<Handle, ListenError>
+    where
+        ListenError: From<T::Error>,
+    {
         let owner = (Owner::Factory(Rc::new(factory)), 0);
-        self.start_listener(&address.try_into()?, ListenOptions::new(), owner)
+        self.start_listener(&address.try_into()?, options, owner)
     }
 
     /// Connects, with an object for the connection.
@@ -75,6 +91,10 @@ impl<A> Netlib<A> {
         let family = family(&kernel);
         let handle = self.insert(State::Listening, family, owner).ok_or(ListenError::TooMany)?;
         self.adopt(handle, socket.into(), family).map_err(ListenError::System)?;
+        let admission = Admission::new(&options, self.now_ms());
+        if let Some(socket) = self.reactor.sockets.find_mut(handle) {
+            socket.admission = Some(Box::new(admission));
+        }
         self.reactor.reconcile(&mut self.driver, handle);
         Ok(handle)
     }
@@ -91,7 +111,7 @@ impl<A> Netlib<A> {
                 let state = State::Connecting;
                 let handle = self.insert(state, family, owner).ok_or(ConnectError::TooMany)?;
                 if let Err(error) = self.try_connect(handle, kernel) {
-                    self.reactor.sockets.remove(handle);
+                    self.reactor.remove(handle);
                     return Err(ConnectError::System(error));
                 }
                 handle
@@ -101,7 +121,7 @@ impl<A> Netlib<A> {
                 let handle = inserted.ok_or(ConnectError::TooMany)?;
                 let limit = self.options.connect_timeout;
                 if !self.resolver.ask(handle, (name, port), limit) {
-                    self.reactor.sockets.remove(handle);
+                    self.reactor.remove(handle);
                     return Err(ConnectError::ResolverBusy);
                 }
                 handle
@@ -117,8 +137,7 @@ impl<A> Netlib<A> {
     }
 
     fn insert(&mut self, state: State, family: Family, owner: (Owner<A>, u64)) -> Option<Handle> {
-        let settings = (self.options.delivery, self.options.backlog);
-        self.reactor.sockets.insert(Socket::new(state, family, owner, settings)).ok()
+        self.reactor.insert(Socket::new(state, family, owner, self.settings.clone()))
     }
 
     /// Hands a socket to the driver; a handle whose socket it does not take is gone.
@@ -130,7 +149,7 @@ impl<A> Netlib<A> {
     ) -> io::Result<()> {
         let adopted = self.driver.adopt(socket, family, handle);
         if adopted.is_err() {
-            self.reactor.sockets.remove(handle);
+            self.reactor.remove(handle);
         }
         adopted
     }
@@ -182,11 +201,11 @@ impl<A> Netlib<A> {
     /// Goes on connecting with what a name resolved to.
     pub(super) fn on_resolved(&mut self, app: &mut A, answer: Answer) {
         let Answer { handle, addresses } = answer;
-        let Some(socket) = self.reactor.owned(handle) else { return };
-        if socket.state != State::Idle {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        if socket.state() != State::Idle {
             return;
         }
-        socket.state = State::Connecting;
+        socket.enter(State::Connecting, &mut self.reactor.census);
         socket.candidates = addresses.into_iter().take(CANDIDATES_MAX).collect();
         if let Err(failure) = self.try_next_candidate(handle) {
             let reason = failure.map_or(CloseReason::ResolveFailed, CloseReason::from_errno);

@@ -110,7 +110,7 @@ impl<A> Netlib<A> {
     /// Closes a connection whose owner panicked, and tells it why.
     fn end_panicked(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.owned(handle) else { return };
-        match socket.state {
+        match socket.state() {
             // It panicked at its end, which goes on.
             State::Ending => {}
             State::Connected => self.finish(app, handle, CloseReason::Panicked, Release::Reset),

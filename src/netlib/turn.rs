@@ -53,12 +53,13 @@ impl<A> Netlib<A> {
     }
 
     fn turn_once(&mut self, app: &mut A, wait_timeout: Duration) -> Result<(), RunError> {
-        self.reactor.stats.turns += 1;
         self.reactor.flush(&mut self.driver);
         let timeout = self.wait_limit(wait_timeout);
         let mut batch = mem::take(&mut self.batch);
         let waited = self.driver.wait(timeout, &mut batch);
-        self.reactor.stats.completions += batch.len() as u64;
+        let woken_ms = self.now_ms();
+        self.reactor.now_ms = woken_ms;
+        self.reactor.stats.count_batch(batch.len());
         for completion in batch.drain(..) {
             self.dispatch(app, completion);
         }
@@ -73,10 +74,14 @@ impl<A> Netlib<A> {
                 self.on_deferred(app, handle);
             }
         }
+        self.tell_crowd(app);
+        // Before any deadline is looked at; and once more for what the rest of the turn takes.
+        self.note_absence(woken_ms);
         self.fire_alarms(app);
         self.call_loops(app);
         // Every chunk of this turn is back, so as many sockets as there are buffers can go on.
         self.reactor.feed(&mut self.driver, self.options.pool_buffers.into());
+        self.note_absence(woken_ms);
         Ok(())
     }
 
@@ -94,9 +99,11 @@ impl<A> Netlib<A> {
     fn fire_alarms(&mut self, app: &mut A) {
         let now_ms = self.now_ms();
         while let Some((_, deadline_ms, alarm)) = self.reactor.alarms.pop_expired(now_ms) {
+            self.reactor.stats.count_alarm(now_ms.saturating_sub(deadline_ms));
             match alarm {
                 Alarm::User(timer) => self.fire_timer(app, timer, deadline_ms, now_ms),
                 Alarm::Connect(handle) => self.on_connect_timeout(app, handle),
+                Alarm::Watch(handle) => self.on_watch(app, handle, now_ms),
                 Alarm::Close(handle) => self.reactor.cut(&mut self.driver, handle),
                 Alarm::Accept(handle) => self.reactor.awaken(&mut self.driver, handle),
             }
@@ -105,7 +112,7 @@ impl<A> Netlib<A> {
 
     fn on_connect_timeout(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.owned(handle) else { return };
-        match socket.state {
+        match socket.state() {
             // The next address gets its turn when this attempt has ended.
             State::Connecting if !socket.candidates.is_empty() => {
                 socket.cancelled.insert(Op::Connect);
@@ -129,9 +136,11 @@ impl<A> Netlib<A> {
         reason: CloseReason,
         release: Release,
     ) {
-        let Some(socket) = self.reactor.owned(handle) else { return };
-        let was_connected = socket.state == State::Connected;
-        socket.state = State::Ending;
+        let found = self.reactor.sockets.find_mut(handle);
+        let Some(socket) = found.filter(|socket| socket.is_owned()) else { return };
+        let was_connected = socket.state() == State::Connected;
+        self.reactor.stats.closes.count(reason);
+        socket.enter(State::Ending, &mut self.reactor.census);
         self.reactor.disarm(handle);
         self.tell(app, handle, Event::Close(reason));
         let Some(socket) = self.reactor.sockets.find(handle) else { return };

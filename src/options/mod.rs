@@ -6,12 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod limits;
+mod liveness;
 mod socket;
 
 use std::env;
 use std::time::Duration;
 
 pub use backend::{Backend, Feature, Features};
+pub use limits::{Limits, Rate};
+pub use liveness::Liveness;
+pub(crate) use liveness::NEVER;
 pub use socket::{BacklogLimits, Delivery, ListenOptions};
 
 use crate::clock::ManualClock;
@@ -39,6 +44,9 @@ pub struct Options {
     pub(crate) delivery: Delivery,
     pub(crate) backlog: BacklogLimits,
     pub(crate) pull_bytes_max: u32,
+    pub(crate) liveness: Liveness,
+    pub(crate) limits: Limits,
+    pub(crate) buffered_bytes_max: usize,
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) accept_pause_min: Duration,
@@ -60,6 +68,9 @@ impl Options {
             delivery: Delivery::default(),
             backlog: BacklogLimits::default(),
             pull_bytes_max: 64 * 1024,
+            liveness: Liveness::new(),
+            limits: Limits::new(),
+            buffered_bytes_max: 1 << 30,
             connect_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(10),
             accept_pause_min: Duration::from_millis(10),
@@ -123,6 +134,30 @@ impl Options {
     /// on its way then still arrives, at most the pool. Default 64 KiB.
     pub fn pull_bytes_max(mut self, bytes: u32) -> Self {
         self.pull_bytes_max = bytes;
+        self
+    }
+
+    /// Deadlines and heartbeat of a new socket. Default [`Liveness::new`]: a PDU that has started
+    /// must be whole within 30 s, and what is sent must be taken within 10 s.
+    pub fn liveness(mut self, liveness: Liveness) -> Self {
+        self.liveness = liveness;
+        self
+    }
+
+    /// What the peer of a new socket may ask for. Default anything.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Bytes that may be kept for all sockets together: beginnings of PDUs, what is held back, and
+    /// what is pending. Default 1 GiB. From seven eighths of it on `send` refuses, as
+    /// [`SendError::Exhausted`](crate::SendError::Exhausted); beyond all of it a connection that
+    /// has more to be kept is closed, as
+    /// [`CloseReason::Exceeded`](crate::CloseReason::Exceeded). Buffers grow in steps, so up to
+    /// twice as much memory may be in use.
+    pub fn buffered_bytes_max(mut self, bytes: usize) -> Self {
+        self.buffered_bytes_max = bytes;
         self
     }
 
@@ -202,6 +237,7 @@ impl Options {
                 "backlog limits must be low <= high <= max, and max above 0",
             ),
             (self.pull_bytes_max > 0, "pull_bytes_max must be above 0"),
+            (self.buffered_bytes_max > 0, "buffered_bytes_max must be above 0"),
             (
                 self.accept_pause_min <= self.accept_pause_max,
                 "the first accept pause must not be longer than the last",
@@ -246,6 +282,7 @@ mod tests {
             Options::new().sockets_max(0),
             Options::new().backlog(BacklogLimits { low: 2, high: 1, max: 9 }),
             Options::new().pull_bytes_max(0),
+            Options::new().buffered_bytes_max(0),
             Options::new().accept_pause(Duration::from_secs(2), Duration::from_secs(1)),
         ];
         for options in refused {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::Rate;
 use crate::pdu::FrameSpec;
 
 /// How received bytes reach the callback.
@@ -12,8 +13,9 @@ pub enum Delivery {
     Push,
     /// As whole PDUs in [`Event::Pdu`](crate::Event::Pdu), cut as the framing says.
     Pdu(FrameSpec),
-    /// `Event::Read` tells that bytes are there, [`Netlib::recv`](crate::Netlib::recv) copies them out. While
-    /// [`Options::pull_bytes_max`](crate::Options::pull_bytes_max) bytes wait, the socket does not receive.
+    /// `Event::Read` tells that bytes are there, [`Netlib::recv`](crate::Netlib::recv) copies them
+    /// out. While [`Options::pull_bytes_max`](crate::Options::pull_bytes_max) bytes wait, the
+    /// socket does not receive.
     Pull,
 }
 
@@ -61,13 +63,23 @@ pub struct ListenOptions {
     pub(crate) dual_stack: bool,
     pub(crate) reuse_port: bool,
     pub(crate) backlog: u16,
+    pub(crate) connections_max: u32,
+    pub(crate) connections_per_address_max: u32,
+    pub(crate) accept_rate: Option<Rate>,
 }
 
 impl ListenOptions {
     /// What [`Netlib::listen`](crate::Netlib::listen) uses.
     #[must_use]
     pub const fn new() -> Self {
-        Self { dual_stack: false, reuse_port: false, backlog: 4096 }
+        Self {
+            dual_stack: false,
+            reuse_port: false,
+            backlog: 4096,
+            connections_max: u32::MAX,
+            connections_per_address_max: u32::MAX,
+            accept_rate: None,
+        }
     }
 
     /// Whether an IPv6 listener takes IPv4 clients as well. Default no, whatever the system's
@@ -90,6 +102,32 @@ impl ListenOptions {
     #[must_use]
     pub const fn backlog(mut self, clients: u16) -> Self {
         self.backlog = clients;
+        self
+    }
+
+    /// Connections that the listener may have open, those that still close included. Default as
+    /// many as [`Options::sockets_max`](crate::Options::sockets_max). A client beyond it is
+    /// accepted and closed at once, and counted as rejected.
+    #[must_use]
+    pub const fn connections_max(mut self, connections: u32) -> Self {
+        self.connections_max = connections;
+        self
+    }
+
+    /// Connections that one address may have open at the listener, where an IPv6 network of 64
+    /// bits counts as one address. Default any number; many clients may share an address. Costs a
+    /// system call an accept. Unix-domain clients have no address.
+    #[must_use]
+    pub const fn connections_per_address_max(mut self, connections: u32) -> Self {
+        self.connections_per_address_max = connections;
+        self
+    }
+
+    /// How fast clients are accepted. Default as they come. Those that come faster wait in the
+    /// kernel's queue, see [`backlog`](Self::backlog).
+    #[must_use]
+    pub const fn accept_rate(mut self, rate: Rate) -> Self {
+        self.accept_rate = Some(rate);
         self
     }
 }

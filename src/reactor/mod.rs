@@ -7,7 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod backlog;
+mod meter;
+mod pulse;
 mod socket;
 mod spare;
 mod table;
@@ -16,8 +19,10 @@ pub(crate) mod timer;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub(crate) use admission::{Admission, Block};
 pub use backlog::SendStatus;
-pub(crate) use socket::{Socket, State};
+pub(crate) use pulse::Due;
+pub(crate) use socket::{Census, Hold, Origin, Settings, Socket, State};
 pub(crate) use spare::Spare;
 pub(crate) use table::Table;
 pub(crate) use timer::{TimerKey, Wheel};
@@ -25,15 +30,18 @@ pub(crate) use timer::{TimerKey, Wheel};
 use crate::driver::{Driver, End, Op, Ops};
 use crate::error::SendError;
 use crate::event::Handle;
-use crate::options::Options;
+use crate::options::{NEVER, Options};
 use crate::stats::Stats;
 
 #[derive(Debug)]
 pub(crate) struct Reactor<C> {
     pub(crate) sockets: Table<Socket<C>>,
+    pub(crate) census: Census,
     pub(crate) alarms: Wheel<Alarm>,
     pub(crate) spare: Spare,
     pub(crate) stats: Stats,
+    /// The time of the turn, as it was told last.
+    pub(crate) now_ms: u64,
     /// Sockets with pending bytes, to be sent at the end of the turn.
     dirty: Vec<Handle>,
     /// Sockets whose receive found no buffer, in the order in which they get their turn (D7).
@@ -44,6 +52,11 @@ pub(crate) struct Reactor<C> {
     scarce_turns: u8,
     /// Sockets with something to be told that no completion will bring: bytes that were held.
     deferred: VecDeque<Handle>,
+    /// Bytes kept for all sockets.
+    buffered: usize,
+    buffered_max: usize,
+    /// Sockets that had to be refused because all together keep so much.
+    crowd: VecDeque<Handle>,
     /// Listeners that rest because no descriptor was left (D10).
     resting: Vec<Handle>,
     pause_min_ms: u64,
@@ -57,6 +70,8 @@ pub(crate) enum Alarm {
     User(Handle),
     /// An attempt to connect has taken too long.
     Connect(Handle),
+    /// A connection's next deadline, as it stood when it was armed.
+    Watch(Handle),
     /// A closed connection has taken too long.
     Close(Handle),
     /// A listener has rested.
@@ -78,29 +93,95 @@ impl<C> Reactor<C> {
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             sockets: Table::new(options.sockets_max as usize),
+            census: Census::default(),
             alarms: Wheel::new(),
             spare: Spare::new(),
             stats: Stats::default(),
+            now_ms: 0,
             dirty: Vec::new(),
             starved: VecDeque::new(),
             scarce_turns: 0,
             deferred: VecDeque::new(),
+            buffered: 0,
+            buffered_max: options.buffered_bytes_max,
+            crowd: VecDeque::new(),
             resting: Vec::new(),
             pause_min_ms: millis(options.accept_pause_min).max(1),
             pause_max_ms: millis(options.accept_pause_max).max(1),
         }
     }
 
+    /// A handle for a new socket; `None` when there are too many.
+    pub(crate) fn insert(&mut self, socket: Socket<C>) -> Option<Handle> {
+        let state = socket.state();
+        let handle = self.sockets.insert(socket).ok()?;
+        self.census.add(state);
+        Some(handle)
+    }
+
+    /// Takes a socket out of the table, with which its handle goes stale for good.
+    pub(crate) fn remove(&mut self, handle: Handle) -> Option<Socket<C>> {
+        let socket = self.sockets.remove(handle)?;
+        self.census.remove(socket.state());
+        self.buffered -= socket.counted;
+        if let Some(Origin { listener, block }) = socket.origin
+            && let Some(listener) = self.sockets.find_mut(listener)
+            && let Some(admission) = &mut listener.admission
+        {
+            admission.leave(block);
+        }
+        Some(socket)
+    }
+
+    /// A connection was let in by its listener.
+    pub(crate) fn enter(&mut self, handle: Handle, origin: Origin) {
+        let Some(listener) = self.sockets.find_mut(origin.listener) else { return };
+        let Some(admission) = &mut listener.admission else { return };
+        admission.enter(origin.block);
+        if let Some(socket) = self.sockets.find_mut(handle) {
+            socket.origin = Some(origin);
+        }
+    }
+
+    /// Counts the bytes kept for a socket anew, after they have changed.
+    pub(crate) fn recount(&mut self, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        let now = socket.buffered();
+        let before = std::mem::replace(&mut socket.counted, now);
+        self.buffered = self.buffered - before + now;
+    }
+
+    pub(crate) const fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Whether more is kept than may be.
+    pub(crate) const fn is_overfull(&self) -> bool {
+        self.buffered > self.buffered_max
+    }
+
+    /// The next of the sockets that were refused for want of room, if there is room again.
+    pub(crate) fn pop_crowded(&mut self) -> Option<Handle> {
+        if self.buffered > self.buffered_max / 2 {
+            return None;
+        }
+        let handle = self.crowd.pop_front()?;
+        if let Some(socket) = self.sockets.find_mut(handle) {
+            socket.is_crowded = false;
+        }
+        Some(handle)
+    }
+
     /// The socket of a handle that its user still owns.
     pub(crate) fn owned(&mut self, handle: Handle) -> Option<&mut Socket<C>> {
-        self.sockets.find_mut(handle).filter(|socket| socket.state.public().is_some())
+        self.sockets.find_mut(handle).filter(|socket| socket.is_owned())
     }
 
     /// The socket of a handle, if it may send.
     pub(crate) fn sendable(&mut self, handle: Handle) -> Result<&mut Socket<C>, SendError> {
         match self.owned(handle) {
             None => Err(SendError::Stale),
-            Some(socket) if socket.state == State::Connected && socket.broken.is_none() => {
+            Some(socket) if socket.state() == State::Connected && socket.broken.is_none() => {
                 Ok(socket)
             }
             Some(_) => Err(SendError::NotConnected),
@@ -122,11 +203,29 @@ impl<C> Reactor<C> {
             self.stats.sends_refused += u64::from(matches!(error, SendError::Full { .. }));
             return Err(error);
         }
+        // What is being received keeps some room for itself, as it cannot be refused.
+        if self.buffered.saturating_add(len) > self.buffered_max - self.buffered_max / 8 {
+            return Err(self.refuse_crowded(handle));
+        }
         let socket = self.sockets.find_mut(handle).expect("found above");
+        socket.pulse.note_sent(self.now_ms);
         write(socket.backlog.pending(&mut self.spare));
         let status = socket.backlog.status();
+        socket.counted += len;
+        self.buffered += len;
+        self.stats.messages_out += 1;
         self.mark_dirty(handle);
         Ok(status)
+    }
+
+    fn refuse_crowded(&mut self, handle: Handle) -> SendError {
+        self.stats.sends_refused += 1;
+        let Some(socket) = self.sockets.find_mut(handle) else { return SendError::Stale };
+        if !socket.is_crowded {
+            socket.is_crowded = true;
+            self.crowd.push_back(handle);
+        }
+        SendError::Exhausted { buffered: self.buffered }
     }
 
     pub(crate) fn mark_dirty(&mut self, handle: Handle) {
@@ -143,13 +242,15 @@ impl<C> Reactor<C> {
         for handle in dirty.drain(..) {
             let Some(socket) = self.sockets.find_mut(handle) else { continue };
             socket.is_dirty = false;
-            let may_send = matches!(socket.state, State::Connected | State::Flushing);
+            let may_send = matches!(socket.state(), State::Connected | State::Flushing);
             if !may_send || socket.broken.is_some() {
                 continue;
             }
             if let Some(bytes) = socket.backlog.take() {
                 socket.outstanding.insert(Op::Send);
+                socket.pulse.note_flight(self.now_ms);
                 driver.send(handle, bytes);
+                self.watch(handle);
             }
         }
         self.dirty = dirty;
@@ -232,6 +333,12 @@ impl<C> Reactor<C> {
         self.resting.push(handle);
     }
 
+    /// Too many clients came at once: the listener rests until then.
+    pub(crate) fn rest_until(&mut self, handle: Handle, due_ms: u64) {
+        self.stats.accept_pauses += 1;
+        self.arm(handle, due_ms, Alarm::Accept(handle));
+    }
+
     /// Ends a listener's rest.
     pub(crate) fn awaken<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
         self.resting.retain(|resting| *resting != handle);
@@ -245,11 +352,28 @@ impl<C> Reactor<C> {
         let key = self.alarms.insert(deadline_ms, alarm);
         if let Some(socket) = self.sockets.find_mut(handle) {
             socket.alarm = Some(key);
+            socket.alarm_ms = deadline_ms;
         }
+    }
+
+    /// Sees to it that a connection's alarm goes off no later than its next deadline. One that
+    /// goes off earlier looks again, so it is left alone.
+    pub(crate) fn watch(&mut self, handle: Handle) {
+        let Some(socket) = self.sockets.find(handle) else { return };
+        let (due_ms, _) = socket.next_due();
+        if socket.state() == State::Connected && due_ms < socket.alarm_ms {
+            self.arm_watch(handle, due_ms);
+        }
+    }
+
+    /// Looks at a connection's deadlines at that time.
+    pub(crate) fn arm_watch(&mut self, handle: Handle, due_ms: u64) {
+        self.arm(handle, due_ms, Alarm::Watch(handle));
     }
 
     pub(crate) fn disarm(&mut self, handle: Handle) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
+        socket.alarm_ms = NEVER;
         if let Some(key) = socket.alarm.take() {
             self.alarms.cancel(key);
         }
@@ -266,18 +390,18 @@ impl<C> Reactor<C> {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         match release {
             Release::Flush => {
-                socket.state = State::Flushing;
+                socket.enter(State::Flushing, &mut self.census);
                 self.arm(handle, deadline_ms, Alarm::Close(handle));
             }
             Release::Drop => {
-                if socket.state == State::Listening {
+                if socket.state() == State::Listening {
                     // Frees the address at once; the accept may take a while to be cancelled.
                     driver.end(handle, End::Both);
                 }
-                socket.state = State::Cancelling;
+                socket.enter(State::Cancelling, &mut self.census);
             }
             Release::Reset => {
-                socket.state = State::Cancelling;
+                socket.enter(State::Cancelling, &mut self.census);
                 driver.end(handle, End::Reset);
             }
         }
@@ -288,11 +412,11 @@ impl<C> Reactor<C> {
     /// Cuts a closing connection short.
     pub(crate) fn cut<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
-        if socket.state == State::Flushing {
+        if socket.state() == State::Flushing {
             // What is pending is lost, and the peer shall know.
             driver.end(handle, End::Reset);
         }
-        socket.state = State::Cancelling;
+        socket.enter(State::Cancelling, &mut self.census);
         self.disarm(handle);
         self.reconcile(driver, handle);
     }
@@ -300,21 +424,22 @@ impl<C> Reactor<C> {
     /// Submits whatever the socket's state asks for and is not outstanding, cancels what it does
     /// not want any more, and frees the socket once it is over.
     pub(crate) fn reconcile<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        self.recount(handle);
         let is_scarce = self.is_scarce();
         let Some(socket) = self.sockets.find_mut(handle) else { return };
-        if socket.state == State::Lingering && socket.is_flooded() {
-            socket.state = State::Cancelling;
+        if socket.state() == State::Lingering && socket.is_flooded() {
+            socket.enter(State::Cancelling, &mut self.census);
         }
-        if socket.state == State::Flushing && socket.backlog.queued() == 0 {
+        if socket.state() == State::Flushing && socket.backlog.queued() == 0 {
             if socket.peer_finished || socket.is_flooded() {
                 // The close says so to the peer; there is nothing to be waited for.
-                socket.state = State::Cancelling;
+                socket.enter(State::Cancelling, &mut self.census);
             } else {
                 driver.end(handle, End::Write);
-                socket.state = State::Lingering;
+                socket.enter(State::Lingering, &mut self.census);
             }
         }
-        let (state, armed) = (socket.state, socket.outstanding);
+        let (state, armed) = (socket.state(), socket.outstanding);
         match (socket.wants_accept(), armed.has(Op::Accept)) {
             (true, false) => {
                 socket.outstanding.insert(Op::Accept);
@@ -358,7 +483,7 @@ impl<C> Reactor<C> {
         if has_descriptor {
             driver.close(handle);
         }
-        if let Some(mut socket) = self.sockets.remove(handle) {
+        if let Some(mut socket) = self.remove(handle) {
             self.spare.give(socket.backlog.clear());
             self.spare.give(socket.reader.into_buffer());
         }

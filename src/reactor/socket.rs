@@ -6,17 +6,21 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
+use super::admission::{Admission, Block};
 use super::backlog::Backlog;
+use super::meter::Meter;
+use super::pulse::{Due, Pulse};
 use super::timer::TimerKey;
 use crate::driver::{Family, Ops};
-use crate::event::{CloseReason, SocketState, TimerId};
-use crate::options::{BacklogLimits, Delivery};
-use crate::pdu::Reader;
+use crate::event::{CloseReason, Handle, SocketState, TimerId};
+use crate::options::{BacklogLimits, Delivery, Limits, Liveness, NEVER};
+use crate::pdu::{FrameSpec, Reader};
 
 #[derive(Debug)]
 pub(crate) struct Socket<C> {
-    pub(crate) state: State,
+    state: State,
     pub(crate) family: Family,
     /// What the driver has and has not answered for the last time.
     pub(crate) outstanding: Ops,
@@ -27,6 +31,7 @@ pub(crate) struct Socket<C> {
     pub(crate) is_dirty: bool,
     pub(crate) is_starved: bool,
     pub(crate) is_deferred: bool,
+    pub(crate) is_crowded: bool,
     /// The application cut the connection: what is pending is not flushed.
     pub(crate) is_aborted: bool,
     /// The peer's end of stream was seen.
@@ -42,8 +47,15 @@ pub(crate) struct Socket<C> {
     pub(crate) user_data: u64,
     /// Timers that go with the connection.
     pub(crate) timers: Vec<TimerId>,
-    /// The one deadline of the state: of connecting, of closing, or of a listener's rest.
+    /// The one alarm of the state: of connecting, of a connection's next deadline, of closing, or
+    /// of a listener's rest.
     pub(crate) alarm: Option<TimerKey>,
+    /// When the alarm is due; `NEVER` without one.
+    pub(crate) alarm_ms: u64,
+    pub(crate) pulse: Pulse,
+    pub(crate) limits: Rc<Limits>,
+    /// `None` where nothing is limited.
+    pub(crate) meter: Option<Box<Meter>>,
     /// When an attempt to connect must be over, all of its addresses included.
     pub(crate) deadline_ms: u64,
     /// Further addresses of a connecting socket's host, to be tried in turn.
@@ -52,10 +64,23 @@ pub(crate) struct Socket<C> {
     pub(crate) discarded: usize,
     /// PDUs that reached no handler.
     pub(crate) errors: u32,
+    /// Bytes kept for this socket, as they were counted last.
+    pub(crate) counted: usize,
+    /// Of a listener: whom it lets in.
+    pub(crate) admission: Option<Box<Admission>>,
+    /// Of an accepted connection: who let it in.
+    pub(crate) origin: Option<Origin>,
     /// Accepts that failed in a row.
     pub(crate) accept_failures: u8,
     /// The pause of a listener that found no descriptor, in ms; doubled each time.
     pub(crate) pause_ms: u64,
+}
+
+/// Which listener counts a connection, and for which address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub(crate) listener: Handle,
+    pub(crate) block: Option<Block>,
 }
 
 /// Where a socket is in its life. Forward only, from the top to the bottom.
@@ -77,6 +102,18 @@ pub(crate) enum State {
 }
 
 impl State {
+    /// All of them, in the order of life.
+    const ALL: [Self; 8] = [
+        Self::Idle,
+        Self::Listening,
+        Self::Connecting,
+        Self::Connected,
+        Self::Ending,
+        Self::Flushing,
+        Self::Lingering,
+        Self::Cancelling,
+    ];
+
     /// The state as users see it; `None` once the handle is stale for them.
     pub(crate) const fn public(self) -> Option<SocketState> {
         match self {
@@ -90,6 +127,28 @@ impl State {
     }
 }
 
+/// How many sockets are in each state.
+#[derive(Debug, Default)]
+pub(crate) struct Census {
+    counts: [u32; State::ALL.len()],
+}
+
+impl Census {
+    pub(crate) fn add(&mut self, state: State) {
+        self.counts[state as usize] += 1;
+    }
+
+    pub(crate) fn remove(&mut self, state: State) {
+        self.counts[state as usize] -= 1;
+    }
+
+    /// Sockets that their users see as such, or those that no user sees any more.
+    pub(crate) fn count(&self, public: Option<SocketState>) -> u64 {
+        let states = State::ALL.into_iter().filter(|state| state.public() == public);
+        states.map(|state| u64::from(self.counts[state as usize])).sum()
+    }
+}
+
 /// Why a connected socket does not receive, if it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Hold {
@@ -97,12 +156,28 @@ pub(crate) struct Hold {
     pub(crate) by_user: bool,
     /// As many bytes wait for `recv` as may.
     pub(crate) by_pull: bool,
+    /// The peer was too fast.
+    pub(crate) by_meter: bool,
 }
 
 impl Hold {
     pub(crate) const fn is_on(self) -> bool {
-        self.by_user || self.by_pull
+        self.by_user || self.by_pull || self.by_meter
     }
+
+    /// Whether what has arrived may not be delivered either.
+    pub(crate) const fn keeps_back(self) -> bool {
+        self.by_user || self.by_meter
+    }
+}
+
+/// What a socket starts with, and what a listener passes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) delivery: Delivery,
+    pub(crate) backlog: BacklogLimits,
+    pub(crate) liveness: Rc<Liveness>,
+    pub(crate) limits: Rc<Limits>,
 }
 
 impl<C> Socket<C> {
@@ -110,8 +185,9 @@ impl<C> Socket<C> {
         state: State,
         family: Family,
         (owner, user_data): (C, u64),
-        (delivery, limits): (Delivery, BacklogLimits),
+        settings: Settings,
     ) -> Self {
+        let Settings { delivery, backlog, liveness, limits } = settings;
         Self {
             state,
             family,
@@ -121,23 +197,111 @@ impl<C> Socket<C> {
             is_dirty: false,
             is_starved: false,
             is_deferred: false,
+            is_crowded: false,
             is_aborted: false,
             peer_finished: false,
             broken: None,
             end: None,
             reader: Reader::new(),
-            backlog: Backlog::new(limits),
+            backlog: Backlog::new(backlog),
             delivery,
             owner,
             user_data,
             timers: Vec::new(),
             alarm: None,
+            alarm_ms: NEVER,
+            pulse: Pulse::new(liveness, 0),
+            limits,
+            meter: None,
             deadline_ms: u64::MAX,
             candidates: VecDeque::new(),
             discarded: 0,
             errors: 0,
+            counted: 0,
+            admission: None,
+            origin: None,
             accept_failures: 0,
             pause_ms: 0,
+        }
+    }
+
+    pub(crate) const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Bytes kept for it.
+    pub(crate) fn buffered(&self) -> usize {
+        self.reader.len() + self.backlog.queued()
+    }
+
+    /// Whether its user has not given it up.
+    pub(crate) const fn is_owned(&self) -> bool {
+        self.state.public().is_some()
+    }
+
+    /// Goes on to another state.
+    pub(crate) fn enter(&mut self, state: State, census: &mut Census) {
+        census.remove(self.state);
+        census.add(state);
+        self.state = state;
+    }
+
+    /// What a connection accepted by this listener starts with.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            delivery: self.delivery,
+            backlog: self.backlog.limits(),
+            liveness: Rc::clone(self.pulse.rules()),
+            limits: Rc::clone(&self.limits),
+        }
+    }
+
+    /// Changes what the peer may ask for; its rate counts from now on.
+    pub(crate) fn set_limits(&mut self, limits: Rc<Limits>, now_ms: u64) {
+        self.limits = limits;
+        if self.state == State::Connected {
+            self.meter = Meter::new(&self.limits, now_ms);
+        }
+    }
+
+    /// The connection is open: its deadlines count from now on, and its rate.
+    pub(crate) fn open(&mut self, now_ms: u64) {
+        self.pulse.open(now_ms);
+        self.meter = Meter::new(&self.limits, now_ms);
+    }
+
+    /// Time has passed for the peer's rate.
+    pub(crate) fn fill_meter(&mut self, now_ms: u64) {
+        if let Some(meter) = &mut self.meter {
+            meter.fill(now_ms);
+        }
+    }
+
+    /// A PDU is delivered; a peer that is too fast is held back after it.
+    pub(crate) fn meter_pdu(&mut self) {
+        if let Some(meter) = &mut self.meter {
+            self.hold.by_meter |= meter.take_pdu();
+        }
+    }
+
+    /// The framing of what arrives; who is not ready yet may send less at once.
+    pub(crate) fn framing(&self) -> Option<FrameSpec> {
+        match self.delivery {
+            Delivery::Pdu(spec) if self.pulse.is_ready => Some(spec),
+            Delivery::Pdu(spec) => {
+                Some(spec.with_max(spec.max().min(self.limits.unready_pdu_bytes_max)))
+            }
+            Delivery::Push | Delivery::Pull => None,
+        }
+    }
+
+    /// What of an open connection is due next, and when.
+    pub(crate) fn next_due(&self) -> (u64, Due) {
+        let is_heard = !self.hold.is_on() && !self.is_starved && !self.is_deferred;
+        let next = self.pulse.next(is_heard && !self.peer_finished);
+        match &self.meter {
+            Some(meter) if meter.paused_until_ms <= next.0 => (meter.paused_until_ms, Due::Resume),
+            _ => next,
         }
     }
 

@@ -113,6 +113,11 @@ impl<T> Wheel<T> {
         None
     }
 
+    /// How many timers are armed.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether the key's timer is armed.
     pub(crate) fn contains(&self, key: TimerKey) -> bool {
         self.entries

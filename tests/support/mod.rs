@@ -24,9 +24,9 @@ use std::{env, fmt, fs};
 pub use app::{App, Entry, on_event};
 pub use uring_netlib::pdu::FrameSpec;
 pub use uring_netlib::{
-    Address, Backend, BacklogLimits, CloseReason, ConnectError, Delivery, Event, Handle,
-    ListenError, ListenOptions, ManualClock, Netlib, OptionError, Options, RecvError, Repeat,
-    RunError, SendError, SendStatus, SocketState, Stale, TimerId,
+    Address, Backend, BacklogLimits, CloseReason, ConnectError, Deadline, Delivery, Event, Handle,
+    Limit, Limits, ListenError, ListenOptions, Liveness, ManualClock, Netlib, OptionError, Options,
+    Rate, RecvError, Repeat, RunError, SendError, SendStatus, SocketState, Stale, TimerId,
 };
 pub use world::{CLIENT, DEADLINE, SERVER, World, reset, silent_socket, unix_peer};
 

@@ -1,0 +1,162 @@
+//! Token buckets: how fast somebody may go.
+//!
+//! Pure arithmetic on times that it is told. A bucket may be overdrawn, by what had come before
+//! anybody could say no; it then takes the longer to fill.
+
+#![forbid(unsafe_code)]
+
+use crate::options::{Limits, NEVER, Rate};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bucket {
+    rate: Rate,
+    /// In thousandths, so that a millisecond brings a whole number of them.
+    level: i64,
+    filled_ms: u64,
+}
+
+impl Bucket {
+    /// A full one.
+    pub(crate) fn new(rate: Rate, now_ms: u64) -> Self {
+        Self { rate, level: capacity(rate), filled_ms: now_ms }
+    }
+
+    /// Puts in what the time since has brought; whether it is full.
+    pub(crate) fn fill(&mut self, now_ms: u64) -> bool {
+        let span_ms = now_ms.saturating_sub(self.filled_ms);
+        self.filled_ms = now_ms;
+        let brought = i64::try_from(span_ms).unwrap_or(i64::MAX);
+        let brought = brought.saturating_mul(self.rate.per_second.into());
+        self.level = self.level.saturating_add(brought).min(capacity(self.rate));
+        self.level == capacity(self.rate)
+    }
+
+    /// Takes so many out; whether more were asked for than were there.
+    pub(crate) fn take(&mut self, count: usize) -> bool {
+        let count = i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(1000);
+        self.level = self.level.saturating_sub(count);
+        self.level < 0
+    }
+
+    /// When it will be half full.
+    pub(crate) fn half_full_ms(&self) -> u64 {
+        let missing = (capacity(self.rate) / 2).saturating_sub(self.level).max(0).unsigned_abs();
+        self.filled_ms.saturating_add(missing.div_ceil(self.rate.per_second.into()))
+    }
+}
+
+fn capacity(rate: Rate) -> i64 {
+    i64::from(rate.burst) * 1000
+}
+
+/// How fast one peer goes.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pdus: Option<Bucket>,
+    bytes: Option<Bucket>,
+    /// Times the peer was too fast since its buckets were full.
+    strikes: u32,
+    strikes_max: u32,
+    /// Until when the peer is not received from; `NEVER` while it is.
+    pub(crate) paused_until_ms: u64,
+}
+
+impl Meter {
+    /// `None` where nothing is limited.
+    pub(crate) fn new(limits: &Limits, now_ms: u64) -> Option<Box<Self>> {
+        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now_ms));
+        let (pdus, bytes) = (bucket(limits.pdus), bucket(limits.bytes));
+        let strikes_max = limits.strikes_max;
+        let meter = Self { pdus, bytes, strikes: 0, strikes_max, paused_until_ms: NEVER };
+        (pdus.is_some() || bytes.is_some()).then(|| Box::new(meter))
+    }
+
+    /// Time has passed.
+    pub(crate) fn fill(&mut self, now_ms: u64) {
+        let fill =
+            |bucket: &mut Option<Bucket>| bucket.as_mut().is_none_or(|bucket| bucket.fill(now_ms));
+        let (is_full, other_is_full) = (fill(&mut self.pdus), fill(&mut self.bytes));
+        if is_full && other_is_full {
+            self.strikes = 0;
+        }
+    }
+
+    /// Bytes came; whether they were too many.
+    pub(crate) fn take_bytes(&mut self, len: usize) -> bool {
+        self.bytes.as_mut().is_some_and(|bucket| bucket.take(len))
+    }
+
+    /// A PDU came; whether it was one too many.
+    pub(crate) fn take_pdu(&mut self) -> bool {
+        self.pdus.as_mut().is_some_and(|bucket| bucket.take(1))
+    }
+
+    /// The peer is paused until its buckets are half full; `false` if it was paused too often.
+    pub(crate) fn strike(&mut self) -> bool {
+        let half_full = |bucket: &Option<Bucket>| bucket.map_or(0, |bucket| bucket.half_full_ms());
+        self.paused_until_ms = half_full(&self.pdus).max(half_full(&self.bytes));
+        let may_stay = self.strikes < self.strikes_max;
+        self.strikes = self.strikes.saturating_add(1);
+        may_stay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A burst is taken at once, and after that so many a second.
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let mut bucket = Bucket::new(Rate::per_second(10).burst(5), 1000);
+        assert!((0..5).all(|_| !bucket.take(1)));
+        assert!(bucket.take(1), "the sixth is one too many");
+        assert!(!bucket.fill(1100), "a tenth of a second brings one, which pays for the sixth");
+        assert!(bucket.take(1));
+        assert!(!bucket.fill(1399) && bucket.take(2), "a millisecond is missing");
+        assert!(bucket.fill(10_000), "no more than the burst is kept");
+        assert!(!bucket.take(5) && bucket.take(1));
+    }
+
+    /// It is half full exactly when it says so, also after it was overdrawn.
+    #[test]
+    fn a_bucket_knows_when_it_is_half_full() {
+        for overdraft in [0, 1, 7, 1000] {
+            let mut bucket = Bucket::new(Rate::per_second(3).burst(8), 50);
+            bucket.take(8 + overdraft);
+            let half_full_ms = bucket.half_full_ms();
+            let mut before = bucket;
+            before.fill(half_full_ms - 1);
+            assert!(before.take(4), "a millisecond before");
+            bucket.fill(half_full_ms);
+            assert!(!bucket.take(4) && bucket.take(1), "four are there and no more");
+        }
+    }
+
+    /// Strikes count until the buckets were full.
+    #[test]
+    fn strikes_are_forgiven_when_the_peer_has_been_quiet() {
+        let limits = Limits::new().bytes(Rate::per_second(1000)).strikes_max(2);
+        let mut meter = Meter::new(&limits, 0).unwrap();
+        let mut overdraw = |now_ms| {
+            meter.fill(now_ms);
+            assert!(meter.take_bytes(2000));
+            meter.strike()
+        };
+        assert!(overdraw(0) && overdraw(1) && !overdraw(2));
+        assert!(overdraw(10_000) && overdraw(10_001) && !overdraw(10_002));
+        assert!(Meter::new(&Limits::new(), 0).is_none(), "without limits there is no meter");
+    }
+
+    /// The extremes neither overflow nor last for ever.
+    #[test]
+    fn extremes_saturate() {
+        let mut bucket = Bucket::new(Rate::per_second(u32::MAX).burst(u32::MAX), u64::MAX);
+        assert!(bucket.take(usize::MAX));
+        bucket.fill(u64::MAX);
+        assert!(bucket.half_full_ms() == u64::MAX);
+        let mut bucket = Bucket::new(Rate::per_second(0).burst(0), 0);
+        assert!(!bucket.take(1) && bucket.take(1));
+        assert!(bucket.fill(u64::MAX));
+    }
+}
