@@ -5,63 +5,17 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use std::{env, fs};
 
-use support::{Address, Backend, Event, Handle, Netlib, Options, lanes};
+use support::{Address, Backend, CHILD, Event, Guard, Handle, Netlib, Options, backends, marked};
 use uring_netlib::{BuildError, Errno, Feature, Features, UringError};
-
-const CHILD: &str = "NETLIB_TEST_CHILD";
-
-/// A child that ends with the test, however that ends.
-struct Guard(Child);
-
-impl Guard {
-    /// Starts this program again for the test of that name.
-    fn start(test: &str, role: &str) -> (Self, ChildStdin, impl Iterator<Item = String> + use<>) {
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args([test, "--exact", "--nocapture", "--test-threads=1"])
-            .env(CHILD, role)
-            .env_remove("NETLIB_BACKEND")
-            .env_remove("NETLIB_URING_MASK")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        (Self(child), stdin, lines)
-    }
-
-    fn expect_success(mut self) {
-        assert!(self.0.wait().unwrap().success(), "the child failed; its output is above");
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// What comes after a mark on a line of a child's output.
-fn marked(lines: &mut impl Iterator<Item = String>, mark: &str) -> String {
-    let found = lines.find_map(|line| line.split_once(mark).map(|(_, rest)| rest.to_owned()));
-    found.unwrap_or_else(|| panic!("the child ended without {mark:?}"))
-}
 
 fn descriptors() -> u64 {
     fs::read_dir("/proc/self/fd").unwrap().count() as u64
-}
-
-/// The backends to be tested, without their masks.
-fn backends() -> Vec<String> {
-    let plain = lanes().into_iter().filter(|lane| lane.mask.is_empty());
-    plain.map(|lane| lane.backend.to_string()).collect()
 }
 
 fn echo(count: &mut u32, net: &mut Netlib<u32>, handle: Handle, event: Event<'_>) {

@@ -13,6 +13,7 @@
 )]
 
 mod app;
+mod child;
 mod world;
 
 use std::any::Any;
@@ -22,6 +23,7 @@ use std::process::{self, Command};
 use std::{env, fmt, fs};
 
 pub use app::{App, Entry, on_event};
+pub use child::{CHILD, Guard, backends, marked};
 pub use uring_netlib::pdu::FrameSpec;
 pub use uring_netlib::{
     Address, Backend, BacklogLimits, CloseReason, ConnectError, Deadline, Delivery, Event, Handle,
