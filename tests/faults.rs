@@ -241,7 +241,8 @@ fn count(counts: &mut Counts, _: &mut Netlib<Counts>, _: Handle, event: Event<'_
     }
 }
 
-/// A peer that floods with tiny PDUs does not keep another one waiting for more than a few turns.
+/// A peer that floods with tiny PDUs does not keep another one waiting: in between come no more of
+/// them than two pools of receive buffers hold.
 #[test]
 fn a_flood_does_not_keep_others_waiting() {
     on_every_backend(|lane| {
@@ -255,14 +256,14 @@ fn a_flood_does_not_keep_others_waiting() {
         while counts.flood < 10_000 {
             net.turn(&mut counts, DEADLINE).unwrap();
         }
-        let mut turns: Vec<u64> = (1..=100)
+        let mut waits: Vec<u64> = (1..=100)
             .map(|number| {
-                let before = net.stats().turns;
+                let before = counts.flood;
                 peer.write_all(&frame(64, 1)).unwrap();
                 while counts.questions < number {
                     net.turn(&mut counts, DEADLINE).unwrap();
                 }
-                net.stats().turns - before
+                counts.flood - before
             })
             .collect();
         flood.stop();
@@ -270,9 +271,9 @@ fn a_flood_does_not_keep_others_waiting() {
         while net.stats().sockets > 1 {
             net.turn(&mut counts, DEADLINE).unwrap();
         }
-        turns.sort_unstable();
-        let (p99, max) = (turns[98], turns[99]);
-        assert!(p99 <= 4, "the 99th of 100 questions took {p99} turns, the slowest {max}");
+        waits.sort_unstable();
+        let (p99, max) = (waits[98], waits[99]);
+        assert!(p99 <= 2 * 256 * 16 * 1024 / 16, "p99 {p99}, max {max}");
     });
 }
 
