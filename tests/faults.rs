@@ -242,7 +242,7 @@ fn count(counts: &mut Counts, _: &mut Netlib<Counts>, _: Handle, event: Event<'_
 }
 
 /// A peer that floods with tiny PDUs does not keep another one waiting: in between come no more of
-/// them than two pools of receive buffers hold.
+/// them than three pools of receive buffers hold.
 #[test]
 fn a_flood_does_not_keep_others_waiting() {
     on_every_backend(|lane| {
@@ -273,7 +273,7 @@ fn a_flood_does_not_keep_others_waiting() {
         }
         waits.sort_unstable();
         let (p99, max) = (waits[98], waits[99]);
-        assert!(p99 <= 2 * 256 * 16 * 1024 / 16, "p99 {p99}, max {max}");
+        assert!(p99 <= 3 * 256 * 16 * 1024 / 16, "p99 {p99}, max {max}");
     });
 }
 
