@@ -8,13 +8,15 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
-use std::{fmt, io, mem};
+use std::{fmt, io};
 
 use socket2::{SockAddr, SockRef};
 
 use super::epoll::{Poller, Ready};
+use crate::driver::outgoing::{Flight, Outgoing};
 use crate::driver::pool::Pool;
 use crate::driver::slots::Slots;
 use crate::driver::{
@@ -50,8 +52,7 @@ struct Slot {
     /// No further edge will come: reads go on until one returns zero or fails.
     hung_up: bool,
     is_queued: bool,
-    bytes: Vec<u8>,
-    sent: usize,
+    flight: Flight,
     /// Bytes of all sends so far.
     sent_in_all: u64,
 }
@@ -196,8 +197,7 @@ impl Driver for Epoll {
             writable: true,
             hung_up: false,
             is_queued: false,
-            bytes: Vec::new(),
-            sent: 0,
+            flight: Flight::default(),
             sent_in_all: 0,
         };
         self.slots.insert(handle, slot);
@@ -244,11 +244,9 @@ impl Driver for Epoll {
         self.start(handle, Op::Receive);
     }
 
-    fn send(&mut self, handle: Handle, bytes: Vec<u8>) {
-        assert!(!bytes.is_empty(), "D5: a send has bytes");
-        let slot = self.slots.expect_mut(handle);
-        slot.bytes = bytes;
-        slot.sent = 0;
+    fn send(&mut self, handle: Handle, outgoing: Outgoing) {
+        assert!(!outgoing.is_empty(), "D5: a send has bytes");
+        self.slots.expect_mut(handle).flight = Flight::new(outgoing);
         self.start(handle, Op::Send);
     }
 
@@ -259,14 +257,15 @@ impl Driver for Epoll {
     fn cancel(&mut self, handle: Handle, ops: Ops) {
         let Some(slot) = self.slots.find_mut(handle) else { return };
         let targets = slot.outstanding.and(ops);
-        let bytes = if targets.has(Op::Send) { mem::take(&mut slot.bytes) } else { Vec::new() };
-        let mut bytes = Some(bytes);
         for op in targets.iter() {
             let outcome = match op {
                 Op::Accept => Outcome::AcceptFailed(Errno::CANCELLED),
                 Op::Connect => Outcome::ConnectFailed(Errno::CANCELLED),
                 Op::Receive => Outcome::ReceiveFailed(Errno::CANCELLED),
-                Op::Send => Outcome::SendFailed(Errno::CANCELLED, bytes.take().unwrap_or_default()),
+                Op::Send => {
+                    let outgoing = self.slots.expect_mut(handle).flight.land();
+                    Outcome::SendFailed(Errno::CANCELLED, outgoing)
+                }
                 Op::Cancel | Op::Wake => continue,
             };
             self.settle(handle, outcome);
@@ -338,15 +337,14 @@ impl Slot {
     }
 
     fn send(&mut self) -> Step {
-        match sys::send(self.socket.as_fd(), &self.bytes[self.sent..]) {
+        match self.send_pieces() {
             Ok(len) => {
-                self.sent += len;
+                self.flight.advance(len);
                 self.sent_in_all += len as u64;
-                if self.sent < self.bytes.len() {
+                if !self.flight.is_over() {
                     return Step::Again;
                 }
-                let bytes = mem::take(&mut self.bytes);
-                Step::Yield { last: true, outcome: Outcome::Sent(bytes) }
+                Step::Yield { last: true, outcome: Outcome::Sent(self.flight.land()) }
             }
             Err(error) => match Errno::from_io(&error) {
                 Errno(libc::EAGAIN) => {
@@ -355,11 +353,26 @@ impl Slot {
                 }
                 Errno(libc::EINTR) => Step::Again,
                 errno => {
-                    let bytes = mem::take(&mut self.bytes);
-                    Step::Yield { last: true, outcome: Outcome::SendFailed(errno, bytes) }
+                    let outcome = Outcome::SendFailed(errno, self.flight.land());
+                    Step::Yield { last: true, outcome }
                 }
             },
         }
+    }
+
+    /// Sends what fits of the flight's next pieces, in one call.
+    fn send_pieces(&self) -> io::Result<usize> {
+        if let Some(only) = self.flight.only_piece() {
+            return sys::send(self.socket.as_fd(), only);
+        }
+        let mut slices = [IoSlice::new(&[]); PIECES_PER_CALL];
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(self.flight.rest()) {
+            *slice = IoSlice::new(piece);
+            count += 1;
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        SockRef::from(&self.socket).send_vectored_with_flags(&slices[..count], flags)
     }
 
     fn finish_connect(&self) -> Step {
@@ -421,6 +434,9 @@ const WAKER_KEY: u64 = Handle::NONE.to_bits();
 
 /// Passes of one wait over the run queue.
 const PASSES_MAX: usize = 2;
+
+/// Pieces that one call sends; what is behind them goes with the next.
+const PIECES_PER_CALL: usize = 64;
 
 /// Buffers that one socket may fill in one step.
 const READS_PER_STEP: usize = 16;

@@ -33,6 +33,7 @@ pub mod pdu;
 mod reactor;
 mod remote;
 mod resolver;
+mod shared;
 mod stats;
 mod sys;
 
@@ -45,11 +46,12 @@ pub use error::{
 pub use event::{
     Callback, CloseReason, Deadline, Event, Handle, Limit, LoopId, SocketState, TimerId,
 };
-pub use netlib::{BackendInfo, Netlib, Repeat, SocketOptions};
+pub use netlib::{BackendInfo, Broadcast, Netlib, Repeat, SocketOptions};
 pub use options::{
     Backend, BacklogLimits, Delivery, Feature, Features, Limits, ListenOptions, Liveness, Options,
     Rate,
 };
 pub use reactor::SendStatus;
 pub use remote::Remote;
+pub use shared::Shared;
 pub use stats::Stats;

@@ -38,7 +38,8 @@ pub struct Stats {
     pub closing: u64,
     /// Now: timers and deadlines that are armed, all of them together.
     pub timers: u64,
-    /// Now: bytes that are kept for sockets: parts of PDUs, what was held back, what is pending.
+    /// Now: bytes that are kept for sockets: parts of PDUs, what was held back, what is to be sent.
+    /// A [`Shared`](crate::Shared) body counts once, however many sockets it waits in.
     pub buffered_bytes: u64,
     /// Now: receive buffers that are free.
     pub buffers_free: u64,

@@ -62,6 +62,13 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     length(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
+/// A message without an address, without bytes, and without anything beside them.
+pub(crate) fn empty_message() -> libc::msghdr {
+    // SAFETY: a `msghdr` is made of pointers and numbers, of which null and zero say that there is
+    // nothing. It has no other constructor: some C libraries have padding of their own in it.
+    unsafe { std::mem::zeroed() }
+}
+
 /// How many bytes the peer of a TCP connection has acknowledged. `None` for other sockets, and on
 /// kernels that do not count them.
 pub(crate) fn acknowledged(socket: BorrowedFd<'_>) -> Option<u64> {

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use support::{Address, Event, Handle, Lane, Netlib, frame, on_every_backend};
+use uring_netlib::Shared;
 
 /// Counts the allocations of each thread.
 struct Counting;
@@ -102,6 +103,57 @@ fn a_pdu_costs_no_allocation() {
         // The last answers leave with the next turn.
         net.turn(&mut app, Duration::ZERO).unwrap();
         client.join().unwrap();
+    });
+}
+
+fn gather(guests: &mut Vec<Handle>, _: &mut Netlib<Vec<Handle>>, handle: Handle, _: Event<'_>) {
+    guests.push(handle);
+}
+
+/// Once warm, a broadcast costs no allocation, with and without own bytes beside the shared ones.
+#[test]
+fn a_broadcast_costs_no_allocation() {
+    on_every_backend(|lane| {
+        const GUESTS: usize = 50;
+        const ROUNDS: usize = 200;
+        let mut net = lane.options().build().unwrap();
+        let listener = net.listen("127.0.0.1:0", gather, 0).unwrap();
+        let Address::Ip(address) = net.option(listener).unwrap().local_address().unwrap() else {
+            panic!("an IPv4 address");
+        };
+        let client = thread::spawn(move || {
+            let connect = |_| TcpStream::connect(address).unwrap();
+            let mut streams: Vec<_> = (0..GUESTS).map(connect).collect();
+            let mut heard = vec![0; ROUNDS * (2 * 1024 + 6)];
+            for stream in &mut streams {
+                stream.read_exact(&mut heard).unwrap();
+            }
+            streams
+        });
+        let mut guests = Vec::new();
+        while guests.len() < GUESTS {
+            net.turn(&mut guests, Duration::from_secs(5)).unwrap();
+        }
+        let shared = Shared::from(vec![0x5A; 1024]);
+        let mut run = |net: &mut Netlib<Vec<Handle>>| {
+            let before = ALLOCATIONS.get();
+            for round in 0..ROUNDS {
+                if round % 2 == 0 {
+                    for guest in &guests {
+                        net.send(*guest, b"before").unwrap();
+                    }
+                }
+                assert_eq!(net.broadcast(guests.iter().copied(), &shared).refused, 0);
+                while net.stats().buffered_bytes > 0 {
+                    net.turn(&mut guests, Duration::from_secs(5)).unwrap();
+                }
+            }
+            ALLOCATIONS.get() - before
+        };
+        let cold = run(&mut net);
+        assert!(cold > 0, "the counter counts");
+        assert_eq!(run(&mut net), 0, "allocations for {ROUNDS} broadcasts on {lane}");
+        drop(client.join().unwrap());
     });
 }
 

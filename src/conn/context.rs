@@ -10,6 +10,7 @@ use crate::event::{Handle, TimerId};
 use crate::netlib::{Netlib, Repeat};
 use crate::pdu::{Header, Pdu};
 use crate::reactor::SendStatus;
+use crate::shared::Shared;
 
 /// One connection, for the length of one call of its object's methods.
 #[derive(Debug)]
@@ -41,6 +42,15 @@ impl<'n, A> Context<'n, A> {
         message: &impl prost::Message,
     ) -> Result<SendStatus, SendError> {
         self.net.send_pdu(self.handle, header, message)
+    }
+
+    /// Queues bytes that others get as well, see [`Netlib::send_shared`]. For the others there is
+    /// [`Netlib::broadcast`], by way of [`net`](Self::net).
+    ///
+    /// # Errors
+    /// [`SendError`]: nothing was queued.
+    pub fn send_shared(&mut self, shared: &Shared) -> Result<SendStatus, SendError> {
+        self.net.send_shared(self.handle, shared)
     }
 
     /// Queues the answer to a request: it has the request's service id and sequence number, and a

@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::SockAddr;
 
 use super::uring::Uring;
-use super::{Completion, Driver, DriverCounters, End, Family, Ops, Waker};
+use super::{Completion, Driver, DriverCounters, End, Family, Ops, Outgoing, Waker};
 use crate::error::{BuildError, UringError};
 use crate::event::Handle;
 use crate::fallback::Epoll;
@@ -71,8 +71,8 @@ impl Driver for Auto {
         either!(self, driver => driver.receive(handle));
     }
 
-    fn send(&mut self, handle: Handle, bytes: Vec<u8>) {
-        either!(self, driver => driver.send(handle, bytes));
+    fn send(&mut self, handle: Handle, outgoing: Outgoing) {
+        either!(self, driver => driver.send(handle, outgoing));
     }
 
     fn end(&mut self, handle: Handle, end: End) {

@@ -29,6 +29,7 @@ mod auto;
 pub(crate) mod buf_ring;
 #[cfg(test)]
 mod conformance;
+pub(crate) mod outgoing;
 pub(crate) mod pool;
 pub(crate) mod slots;
 pub(crate) mod token;
@@ -46,6 +47,7 @@ use crate::error::Errno;
 use crate::event::Handle;
 
 pub(crate) use auto::Auto;
+pub(crate) use outgoing::{Outgoing, Part};
 pub(crate) use pool::Chunk;
 pub(crate) use token::{Op, Ops};
 pub(crate) use waker::Waker;
@@ -64,7 +66,7 @@ pub(crate) trait Driver {
     /// Receives into pool buffers until the stream ends, buffers run out, or it is cancelled.
     fn receive(&mut self, handle: Handle);
     /// Sends all of the bytes, which are not empty.
-    fn send(&mut self, handle: Handle, bytes: Vec<u8>);
+    fn send(&mut self, handle: Handle, outgoing: Outgoing);
     /// Ends a side of the connection, or says how its close shall end it. A socket that is not
     /// connected any more is left alone.
     fn end(&mut self, handle: Handle, end: End);
@@ -83,7 +85,6 @@ pub(crate) trait Driver {
     /// kernel has acknowledged, or taken where the peer is on this machine. `None` where that is
     /// not to be known. Costs a system call, so it is for whoever looks for sends that are stuck,
     /// and not for each of them.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the deadline of stuck sends asks it"))]
     fn progress(&self, handle: Handle) -> Option<u64>;
     /// What it has counted.
     fn counters(&self) -> DriverCounters;
@@ -154,8 +155,8 @@ pub(crate) enum Outcome {
     NoBuffers,
     ReceiveFailed(Errno),
     /// The bytes come back, for their memory.
-    Sent(Vec<u8>),
-    SendFailed(Errno, Vec<u8>),
+    Sent(Outgoing),
+    SendFailed(Errno, Outgoing),
 }
 
 impl Outcome {

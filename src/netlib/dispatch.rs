@@ -13,7 +13,7 @@ use socket2::SockRef;
 
 use super::Netlib;
 use super::tell::{Notice, Owner};
-use crate::driver::{Completion, Driver, End, Op, Outcome};
+use crate::driver::{Completion, Driver, End, Op, Outcome, Outgoing};
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
@@ -59,14 +59,14 @@ impl<A> Netlib<A> {
                     self.on_end(app, handle, CloseReason::from_errno(errno));
                 }
             }
-            (State::Connected | State::Flushing | State::Cancelling, Outcome::Sent(bytes)) => {
-                self.on_sent(app, handle, bytes);
+            (State::Connected | State::Flushing | State::Cancelling, Outcome::Sent(outgoing)) => {
+                self.on_sent(app, handle, outgoing);
             }
             (
                 State::Connected | State::Flushing | State::Cancelling,
-                Outcome::SendFailed(errno, bytes),
+                Outcome::SendFailed(errno, outgoing),
             ) => {
-                self.on_send_failed(handle, errno, bytes);
+                self.on_send_failed(handle, errno, outgoing);
             }
             // Nobody wants what still comes, but its end matters.
             (State::Flushing | State::Lingering, Outcome::EndOfStream) => {
@@ -226,9 +226,9 @@ impl<A> Netlib<A> {
         }
     }
 
-    fn on_sent(&mut self, app: &mut A, handle: Handle, bytes: Vec<u8>) {
-        self.reactor.stats.bytes_out += bytes.len() as u64;
-        self.reactor.spare.give(bytes);
+    fn on_sent(&mut self, app: &mut A, handle: Handle, outgoing: Outgoing) {
+        self.reactor.stats.bytes_out += outgoing.len() as u64;
+        self.reactor.recycle(outgoing);
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.backlog.land();
         socket.pulse.note_landing();
@@ -246,14 +246,14 @@ impl<A> Netlib<A> {
 
     /// Nothing can be sent any more. What has arrived is delivered first, and the connection's end
     /// comes from the receiving side, so that it is told once and last.
-    fn on_send_failed(&mut self, handle: Handle, errno: Errno, bytes: Vec<u8>) {
-        self.reactor.spare.give(bytes);
+    fn on_send_failed(&mut self, handle: Handle, errno: Errno, outgoing: Outgoing) {
+        self.reactor.recycle(outgoing);
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.backlog.land();
         socket.pulse.note_landing();
-        let pending = socket.backlog.clear();
-        self.reactor.spare.give(pending);
-        match socket.state() {
+        let (pending, state) = (socket.backlog.clear(), socket.state());
+        self.reactor.recycle(pending);
+        match state {
             State::Connected => self.on_broken(handle, CloseReason::from_errno(errno)),
             State::Flushing => self.reactor.cut(&mut self.driver, handle),
             _ => {}

@@ -1,12 +1,13 @@
 //! The surface: what applications call. Each call changes state and returns; events come only
 //! from the event loop, which is in `turn.rs` (C1).
 //!
-//! Options of one socket are in `option.rs`, timers and loop callbacks in `timers.rs`. Rules C1 to
-//! C7 are listed at [`Netlib`].
+//! Options of one socket are in `option.rs`, timers and loop callbacks in `timers.rs`, sends to
+//! many in `fanout.rs`. Rules C1 to C7 are listed at [`Netlib`].
 
 #![forbid(unsafe_code)]
 
 mod dispatch;
+mod fanout;
 mod option;
 mod setup;
 mod tell;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use fanout::Broadcast;
 pub use option::SocketOptions;
 use tell::Owner;
 pub use timers::Repeat;

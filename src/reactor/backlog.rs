@@ -1,14 +1,17 @@
 //! Outbound bytes of one socket, waiting for their turn.
 //!
-//! Knows nothing of sockets: bytes go in through [`Backlog::admit`] and [`Backlog::pending`], leave
-//! with [`Backlog::take`], and the caller decides when. Holds at most `limits.max` bytes, those in
-//! flight included; beyond that it refuses whole messages, never halves of them.
+//! Knows nothing of sockets: bytes go in through [`Backlog::admit`] and then [`Backlog::pending`]
+//! or [`Backlog::push`], leave with [`Backlog::take`], and the caller decides when. Holds at most
+//! `limits.max` bytes, those in flight included and shared bodies counted in full; beyond that it
+//! refuses whole messages, never halves of them.
 
 #![forbid(unsafe_code)]
 
 use super::spare::Spare;
+use crate::driver::Outgoing;
 use crate::error::SendError;
 use crate::options::BacklogLimits;
+use crate::shared::Queued;
 
 /// What became of bytes that were queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +25,10 @@ pub enum SendStatus {
 
 #[derive(Debug)]
 pub(crate) struct Backlog {
-    pending: Vec<u8>,
+    pending: Outgoing,
     flying: usize,
+    /// Those of the flying that are no shared ones.
+    flying_own: usize,
     limits: BacklogLimits,
     /// The user was told to wait, so the way back below the low mark is an event.
     owes_event: bool,
@@ -31,7 +36,7 @@ pub(crate) struct Backlog {
 
 impl Backlog {
     pub(crate) const fn new(limits: BacklogLimits) -> Self {
-        Self { pending: Vec::new(), flying: 0, limits, owes_event: false }
+        Self { pending: Outgoing::new(), flying: 0, flying_own: 0, limits, owes_event: false }
     }
 
     pub(crate) fn set_limits(&mut self, limits: BacklogLimits) {
@@ -45,6 +50,11 @@ impl Backlog {
     /// Bytes that are pending or in flight.
     pub(crate) const fn queued(&self) -> usize {
         self.pending.len() + self.flying
+    }
+
+    /// Those of the queued bytes that are no other socket's as well.
+    pub(crate) const fn own_queued(&self) -> usize {
+        self.pending.own.len() + self.flying_own
     }
 
     /// Whether `len` more bytes may be queued.
@@ -62,11 +72,17 @@ impl Backlog {
 
     /// Where admitted bytes are written to.
     pub(crate) fn pending(&mut self, spare: &mut Spare) -> &mut Vec<u8> {
-        if self.pending.capacity() == 0 {
+        let own = &mut self.pending.own;
+        if own.capacity() == 0 {
             // What one turn queues is often more than its first message.
-            self.pending = spare.take(usize::MAX);
+            *own = spare.take(usize::MAX);
         }
-        &mut self.pending
+        own
+    }
+
+    /// Queues a shared body, which was admitted, behind what is pending.
+    pub(crate) fn push(&mut self, queued: Queued, spare: &mut Spare) {
+        self.pending.push(queued, || spare.take_list());
     }
 
     /// What to tell whoever queued something.
@@ -80,22 +96,24 @@ impl Backlog {
 
     /// All pending bytes, to be sent at once; they are in flight until [`land`](Self::land). `None`
     /// while others are in flight (I5), or when there are none.
-    pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn take(&mut self) -> Option<Outgoing> {
         if self.flying > 0 || self.pending.is_empty() {
             return None;
         }
-        let bytes = std::mem::take(&mut self.pending);
-        self.flying = bytes.len();
-        Some(bytes)
+        let outgoing = std::mem::take(&mut self.pending);
+        self.flying = outgoing.len();
+        self.flying_own = outgoing.own.len();
+        Some(outgoing)
     }
 
     /// The bytes in flight have arrived, or never will.
     pub(crate) fn land(&mut self) {
         self.flying = 0;
+        self.flying_own = 0;
     }
 
-    /// Drops the pending bytes, and gives their memory.
-    pub(crate) fn clear(&mut self) -> Vec<u8> {
+    /// Gives the pending bytes up; they are not sent any more.
+    pub(crate) fn clear(&mut self) -> Outgoing {
         std::mem::take(&mut self.pending)
     }
 

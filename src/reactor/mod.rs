@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub(crate) use admission::{Admission, Block};
+use backlog::Backlog;
 pub use backlog::SendStatus;
 pub(crate) use pulse::Due;
 pub(crate) use socket::{Census, Hold, Origin, Settings, Socket, State};
@@ -27,10 +28,11 @@ pub(crate) use spare::Spare;
 pub(crate) use table::Table;
 pub(crate) use timer::{TimerKey, Wheel};
 
-use crate::driver::{Driver, End, Op, Ops};
+use crate::driver::{Driver, End, Op, Ops, Outgoing};
 use crate::error::SendError;
 use crate::event::Handle;
 use crate::options::{NEVER, Options};
+use crate::shared::{Ledger, Queued, Shared};
 use crate::stats::Stats;
 
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub(crate) struct Reactor<C> {
     pub(crate) stats: Stats,
     /// The time of the turn, as it was told last.
     pub(crate) now_ms: u64,
+    /// Under which shared bodies are counted.
+    ledger: Ledger,
     /// Sockets with pending bytes, to be sent at the end of the turn.
     dirty: Vec<Handle>,
     /// Sockets whose receive found no buffer, in the order in which they get their turn (D7).
@@ -52,7 +56,7 @@ pub(crate) struct Reactor<C> {
     scarce_turns: u8,
     /// Sockets with something to be told that no completion will bring: bytes that were held.
     deferred: VecDeque<Handle>,
-    /// Bytes kept for all sockets.
+    /// Bytes kept for all sockets; shared bodies count once.
     buffered: usize,
     buffered_max: usize,
     /// Sockets that had to be refused because all together keep so much.
@@ -98,6 +102,7 @@ impl<C> Reactor<C> {
             spare: Spare::new(),
             stats: Stats::default(),
             now_ms: 0,
+            ledger: Ledger::new(),
             dirty: Vec::new(),
             starved: VecDeque::new(),
             scarce_turns: 0,
@@ -179,13 +184,7 @@ impl<C> Reactor<C> {
 
     /// The socket of a handle, if it may send.
     pub(crate) fn sendable(&mut self, handle: Handle) -> Result<&mut Socket<C>, SendError> {
-        match self.owned(handle) {
-            None => Err(SendError::Stale),
-            Some(socket) if socket.state() == State::Connected && socket.broken.is_none() => {
-                Ok(socket)
-            }
-            Some(_) => Err(SendError::NotConnected),
-        }
+        sendable(&mut self.sockets, handle)
     }
 
     /// Queues bytes by letting `write` append `len` of them to the pending ones.
@@ -195,7 +194,37 @@ impl<C> Reactor<C> {
         len: usize,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<SendStatus, SendError> {
-        let socket = self.sendable(handle)?;
+        self.admit(handle, len, len, |backlog, spare| write(backlog.pending(spare)))
+    }
+
+    /// Queues a shared body by reference, or a copy of a short one.
+    pub(crate) fn queue_shared(
+        &mut self,
+        handle: Handle,
+        shared: &Shared,
+    ) -> Result<SendStatus, SendError> {
+        let len = shared.len();
+        if len < SHARED_LEN_MIN {
+            return self.queue(handle, len, |pending| pending.extend_from_slice(shared.bytes()));
+        }
+        let ledger = self.ledger;
+        let charge = if shared.is_counted_by(ledger) { 0 } else { len };
+        self.admit(handle, len, charge, |backlog, spare| {
+            backlog.push(Queued::new(shared, ledger), spare);
+        })
+    }
+
+    /// Lets `append` queue `len` bytes, if there is room for them. `charge` says how many of them
+    /// are not kept for any socket yet. The one way in, as [`recycle`](Self::recycle) is the way
+    /// out.
+    fn admit(
+        &mut self,
+        handle: Handle,
+        len: usize,
+        charge: usize,
+        append: impl FnOnce(&mut Backlog, &mut Spare),
+    ) -> Result<SendStatus, SendError> {
+        let socket = sendable(&mut self.sockets, handle)?;
         if len == 0 {
             return Ok(socket.backlog.status());
         }
@@ -204,18 +233,33 @@ impl<C> Reactor<C> {
             return Err(error);
         }
         // What is being received keeps some room for itself, as it cannot be refused.
-        if self.buffered.saturating_add(len) > self.buffered_max - self.buffered_max / 8 {
+        if self.buffered.saturating_add(charge) > self.buffered_max - self.buffered_max / 8 {
             return Err(self.refuse_crowded(handle));
         }
-        let socket = self.sockets.find_mut(handle).expect("found above");
         socket.pulse.note_sent(self.now_ms);
-        write(socket.backlog.pending(&mut self.spare));
-        let status = socket.backlog.status();
-        socket.counted += len;
-        self.buffered += len;
+        let own_before = socket.backlog.own_queued();
+        append(&mut socket.backlog, &mut self.spare);
+        socket.counted += socket.backlog.own_queued() - own_before;
+        self.buffered += charge;
         self.stats.messages_out += 1;
-        self.mark_dirty(handle);
-        Ok(status)
+        if !socket.is_dirty {
+            socket.is_dirty = true;
+            self.dirty.push(handle);
+        }
+        Ok(socket.backlog.status())
+    }
+
+    /// Takes apart what was sent, or was given up and will not be.
+    pub(crate) fn recycle(&mut self, outgoing: Outgoing) {
+        let mut freed = 0;
+        let (own, list) = outgoing.dismantle(|queued| {
+            if queued.is_only() {
+                freed += queued.bytes().len();
+            }
+        });
+        self.buffered -= freed;
+        self.spare.give(own);
+        self.spare.give_list(list);
     }
 
     fn refuse_crowded(&mut self, handle: Handle) -> SendError {
@@ -246,10 +290,10 @@ impl<C> Reactor<C> {
             if !may_send || socket.broken.is_some() {
                 continue;
             }
-            if let Some(bytes) = socket.backlog.take() {
+            if let Some(outgoing) = socket.backlog.take() {
                 socket.outstanding.insert(Op::Send);
                 socket.pulse.note_flight(self.now_ms);
-                driver.send(handle, bytes);
+                driver.send(handle, outgoing);
                 self.watch(handle);
             }
         }
@@ -484,7 +528,7 @@ impl<C> Reactor<C> {
             driver.close(handle);
         }
         if let Some(mut socket) = self.remove(handle) {
-            self.spare.give(socket.backlog.clear());
+            self.recycle(socket.backlog.clear());
             self.spare.give(socket.reader.into_buffer());
         }
         self.stats.closed += 1;
@@ -501,6 +545,22 @@ impl<C> Reactor<C> {
         }
     }
 }
+
+/// The socket of a handle, if it may send.
+fn sendable<C>(
+    sockets: &mut Table<Socket<C>>,
+    handle: Handle,
+) -> Result<&mut Socket<C>, SendError> {
+    let socket = sockets.find_mut(handle).filter(|socket| socket.is_owned());
+    let socket = socket.ok_or(SendError::Stale)?;
+    match (socket.state(), socket.broken) {
+        (State::Connected, None) => Ok(socket),
+        _ => Err(SendError::NotConnected),
+    }
+}
+
+/// Shorter bodies are copied: an entry of their own in a send costs more.
+const SHARED_LEN_MIN: usize = 512;
 
 /// A duration in whole milliseconds, rounded up so that nothing happens early.
 pub(crate) fn millis(duration: Duration) -> u64 {

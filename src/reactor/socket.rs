@@ -229,9 +229,9 @@ impl<C> Socket<C> {
         self.state
     }
 
-    /// Bytes kept for it.
+    /// Bytes kept for it alone.
     pub(crate) fn buffered(&self) -> usize {
-        self.reader.len() + self.backlog.queued()
+        self.reader.len() + self.backlog.own_queued()
     }
 
     /// Whether its user has not given it up.

@@ -1,21 +1,23 @@
-//! Byte buffers between two uses, so that none is allocated per PDU and none is kept per
-//! connection.
+//! Memory between two uses, so that none is allocated per PDU and none is kept per connection.
 //!
-//! Two stacks, for buffers up to 32 KiB and for larger ones: whoever has a few bytes to keep must
-//! not sit on a megabyte.
+//! Two stacks of byte buffers, up to 32 KiB and larger: whoever has a few bytes to keep must not
+//! sit on a megabyte. And one of the lists in which bodies stand that are shared.
 
 #![forbid(unsafe_code)]
 
+use crate::driver::Part;
+
 #[derive(Debug)]
 pub(crate) struct Spare {
-    small: Stack,
-    large: Stack,
+    small: Stack<u8>,
+    large: Stack<u8>,
+    lists: Stack<Part>,
 }
 
 /// Last in, first out: the buffer that is still warm goes next.
 #[derive(Debug)]
-struct Stack {
-    buffers: Vec<Vec<u8>>,
+struct Stack<T> {
+    buffers: Vec<Vec<T>>,
     /// Capacity of all of them.
     bytes: usize,
     bytes_max: usize,
@@ -23,7 +25,11 @@ struct Stack {
 
 impl Spare {
     pub(crate) const fn new() -> Self {
-        Self { small: Stack::new(SMALL_BYTES_MAX), large: Stack::new(LARGE_BYTES_MAX) }
+        Self {
+            small: Stack::new(SMALL_BYTES_MAX),
+            large: Stack::new(LARGE_BYTES_MAX),
+            lists: Stack::new(LISTS_BYTES_MAX),
+        }
     }
 
     /// An empty buffer for about `len` bytes; it may have to grow.
@@ -45,22 +51,36 @@ impl Spare {
             _ => self.large.push(buffer),
         }
     }
+
+    /// An empty list of shared bodies.
+    pub(crate) fn take_list(&mut self) -> Vec<Part> {
+        self.lists.pop().unwrap_or_default()
+    }
+
+    /// Keeps a list's memory, unless enough is kept already.
+    pub(crate) fn give_list(&mut self, mut list: Vec<Part>) {
+        list.clear();
+        if list.capacity() > 0 {
+            self.lists.push(list);
+        }
+    }
 }
 
-impl Stack {
+impl<T> Stack<T> {
     const fn new(bytes_max: usize) -> Self {
         Self { buffers: Vec::new(), bytes: 0, bytes_max }
     }
 
-    fn pop(&mut self) -> Option<Vec<u8>> {
+    fn pop(&mut self) -> Option<Vec<T>> {
         let buffer = self.buffers.pop()?;
-        self.bytes -= buffer.capacity();
+        self.bytes -= buffer.capacity() * size_of::<T>();
         Some(buffer)
     }
 
-    fn push(&mut self, buffer: Vec<u8>) {
-        if self.bytes + buffer.capacity() <= self.bytes_max {
-            self.bytes += buffer.capacity();
+    fn push(&mut self, buffer: Vec<T>) {
+        let bytes = buffer.capacity() * size_of::<T>();
+        if self.bytes + bytes <= self.bytes_max {
+            self.bytes += bytes;
             self.buffers.push(buffer);
         }
     }
@@ -74,6 +94,9 @@ const SMALL_BYTES_MAX: usize = 4 << 20;
 
 /// Memory that is kept in large buffers, of one `Netlib`.
 const LARGE_BYTES_MAX: usize = 16 << 20;
+
+/// Memory that is kept in lists of shared bodies, of one `Netlib`.
+const LISTS_BYTES_MAX: usize = 2 << 20;
 
 #[cfg(test)]
 mod tests {

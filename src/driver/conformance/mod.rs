@@ -227,7 +227,7 @@ fn cancelling_is_followed_by_a_last_completion() {
         rig.driver.accept(listener);
         let (handle, _peer) = rig.tcp_pair();
         rig.driver.receive(handle);
-        rig.driver.send(handle, vec![7; 64 << 20]);
+        rig.driver.send(handle, vec![7; 64 << 20].into());
         let (connecting, _full) = connecting(rig);
         rig.wait(Duration::from_millis(10));
         for target in [listener, handle, connecting] {
@@ -276,7 +276,7 @@ fn nothing_completes_inside_a_submitting_call() {
             let mut peer: &TcpStream = peer;
             peer.write_all(b"early").unwrap();
             rig.driver.receive(*handle);
-            rig.driver.send(*handle, b"bytes".to_vec());
+            rig.driver.send(*handle, b"bytes".to_vec().into());
         }
         assert!(rig.seen.is_empty());
         for (handle, _) in &pairs {
@@ -441,7 +441,7 @@ fn a_driver_is_dropped_with_everything_in_flight() {
         rig.driver.accept(listener);
         let (handle, mut peer) = rig.tcp_pair();
         rig.driver.receive(handle);
-        rig.driver.send(handle, vec![7; 64 << 20]);
+        rig.driver.send(handle, vec![7; 64 << 20].into());
         let (_connecting, _full) = connecting(rig);
         rig.wait(Duration::from_millis(10));
         let (next, _) = Auto::start(&Options::new().backend(Backend::Epoll)).unwrap();

@@ -4,15 +4,19 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use socket2::{SockRef, Socket};
 
 use super::{LIMIT, Rig, on_every_driver};
-use crate::driver::{Driver, Family, Op, Outcome};
+use crate::driver::{Auto, Driver, Family, Op, Outcome, Outgoing};
+use crate::error::Errno;
 use crate::event::Handle;
-use crate::options::Options;
+use crate::options::{Backend, Options};
+use crate::shared::{Ledger, Queued, Shared};
 
 /// D5: a send completes once, for all of its bytes, however slowly the peer reads.
 #[test]
@@ -27,7 +31,7 @@ fn a_send_completes_once_for_all_bytes() {
             assert!(received == expected, "D5: bytes differ");
             peer
         });
-        rig.driver.send(handle, bytes);
+        rig.driver.send(handle, bytes.into());
         let Outcome::Sent(bytes) = rig.last_of(handle, Op::Send) else { panic!() };
         assert_eq!(bytes.len(), 8 << 20);
         drop(reader.join().unwrap());
@@ -46,7 +50,7 @@ fn progress_grows_as_bytes_leave() {
             peer.set_nonblocking(true).unwrap();
             let told = |rig: &Rig| rig.driver.progress(handle).expect("it is known");
             let start = told(rig);
-            rig.driver.send(handle, vec![7; 16 << 20]);
+            rig.driver.send(handle, vec![7; 16 << 20].into());
             let (mut before, mut quiet) = (start, 0);
             while quiet < 5 {
                 rig.wait(Duration::from_millis(20));
@@ -76,7 +80,7 @@ fn a_failed_send_gives_the_bytes_back() {
         SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
         drop(peer);
         for _ in 0..3 {
-            rig.driver.send(handle, vec![1; 100]);
+            rig.driver.send(handle, vec![1; 100].into());
             let Outcome::SendFailed(errno, bytes) = rig.last_of(handle, Op::Send) else {
                 panic!("a reset connection takes no bytes")
             };
@@ -84,5 +88,131 @@ fn a_failed_send_gives_the_bytes_back() {
             assert_eq!(bytes.len(), 100);
             rig.ended.clear();
         }
+    });
+}
+
+/// Own and shared bytes of all lengths by turns, `pieces` of them, with what must arrive. All
+/// bodies are cut from `source`, and hold a reference to it.
+fn woven(source: &Arc<[u8]>, pieces: usize, seed: usize) -> (Outgoing, Vec<u8>) {
+    let ledger = Ledger::new();
+    let (mut outgoing, mut expected) = (Outgoing::new(), Vec::new());
+    for piece in 0..pieces {
+        let start = (piece * 31 + seed * 7) % 1000;
+        let bytes = Bytes::from_owner(Arc::clone(source)).slice(start..=start + piece * 17 % 700);
+        expected.extend_from_slice(&bytes);
+        // Two bodies in a row now and then, and one of them first.
+        if piece % 3 == 1 {
+            outgoing.own.extend_from_slice(&bytes);
+        } else {
+            outgoing.push(Queued::new(&Shared::from(bytes), ledger), Vec::new);
+        }
+    }
+    assert_eq!(outgoing.len(), expected.len());
+    (outgoing, expected)
+}
+
+fn source() -> Arc<[u8]> {
+    (0..2000u32).map(|n| (n % 251) as u8).collect()
+}
+
+/// A connected pair of either family whose near end has little room to send.
+fn narrow_pair(rig: &mut Rig, family: Family) -> (Handle, Socket) {
+    let (handle, peer) = match family {
+        Family::Inet => {
+            let (handle, peer) = rig.tcp_pair();
+            (handle, Socket::from(peer))
+        }
+        Family::Unix => {
+            let (near, far) = UnixStream::pair().unwrap();
+            (rig.adopt_as(near, family), Socket::from(far))
+        }
+    };
+    let near = rig.driver.socket(handle).unwrap();
+    SockRef::from(&near).set_send_buffer_size(4096).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    (handle, peer)
+}
+
+/// D5: a send of many pieces, more than one request takes, arrives whole and in order, wherever
+/// full buffers cut it; and sends of several sockets do not get into each other's.
+#[test]
+fn pieces_arrive_whole_and_in_order() {
+    on_every_driver(Options::new(), |rig| {
+        let source = source();
+        for pieces in [1, 2, 7, 3000] {
+            let mut flights = Vec::new();
+            for (seed, family) in [(0, Family::Inet), (1, Family::Unix), (2, Family::Inet)] {
+                let (handle, peer) = narrow_pair(rig, family);
+                let (outgoing, expected) = woven(&source, pieces, seed);
+                rig.driver.send(handle, outgoing);
+                flights.push((handle, peer, expected, Vec::new()));
+            }
+            let clock = Instant::now();
+            while flights.iter().any(|(.., expected, received)| received.len() < expected.len()) {
+                assert!(clock.elapsed() < LIMIT, "D5: bytes are missing");
+                for (_, peer, _, received) in &mut flights {
+                    let mut space = [0; 1531];
+                    if let Ok(len) = (&*peer).read(&mut space) {
+                        received.extend_from_slice(&space[..len]);
+                    }
+                }
+                rig.wait(Duration::ZERO);
+            }
+            for (handle, _, expected, received) in flights {
+                assert!(received == expected, "D5: bytes differ, {pieces} pieces");
+                let Outcome::Sent(outgoing) = rig.last_of(handle, Op::Send) else { panic!() };
+                assert_eq!(outgoing.len(), expected.len());
+            }
+        }
+        assert_eq!(Arc::strong_count(&source), 1, "bodies are held after they were sent");
+    });
+}
+
+/// D2, D5: a send of many pieces that is cancelled in its middle gives all of them back, and what
+/// has arrived is their beginning.
+#[test]
+fn a_cancelled_send_gives_its_pieces_back() {
+    on_every_driver(Options::new(), |rig| {
+        let source = source();
+        for family in [Family::Inet, Family::Unix] {
+            let (handle, peer) = narrow_pair(rig, family);
+            let (outgoing, expected) = woven(&source, 3000, 1);
+            rig.driver.send(handle, outgoing);
+            let mut received = vec![0; 50_000];
+            let (mut filled, clock) = (0, Instant::now());
+            while filled < received.len() {
+                assert!(clock.elapsed() < LIMIT, "{filled} bytes");
+                rig.wait(Duration::ZERO);
+                filled += (&peer).read(&mut received[filled..]).unwrap_or(0);
+            }
+            assert!(received == expected[..filled], "bytes differ");
+            rig.driver.cancel(handle, super::Ops::ALL);
+            let Outcome::SendFailed(errno, outgoing) = rig.last_of(handle, Op::Send) else {
+                panic!("it can not have been sent")
+            };
+            assert_eq!((errno, outgoing.len()), (Errno::CANCELLED, expected.len()));
+            assert!(Arc::strong_count(&source) > 1, "they were let go of too early");
+            drop(outgoing);
+            assert_eq!(Arc::strong_count(&source), 1);
+        }
+    });
+}
+
+/// D9: a driver can be dropped with pieces in flight, and lets go of them.
+#[test]
+fn a_dropped_driver_lets_go_of_pieces() {
+    on_every_driver(Options::new(), |rig| {
+        let source = source();
+        let mut peers = Vec::new();
+        for family in [Family::Inet, Family::Unix] {
+            let (handle, peer) = narrow_pair(rig, family);
+            rig.driver.send(handle, woven(&source, 3000, 1).0);
+            peers.push(peer);
+        }
+        rig.wait(Duration::from_millis(10));
+        assert!(Arc::strong_count(&source) > 1);
+        let (next, _) = Auto::start(&Options::new().backend(Backend::Epoll)).unwrap();
+        drop(std::mem::replace(&mut rig.driver, next));
+        assert_eq!(Arc::strong_count(&source), 1, "D9: bodies are leaked");
     });
 }

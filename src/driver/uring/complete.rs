@@ -3,7 +3,6 @@
 //! Trusts no completion to be expected. One whose request is not outstanding is dropped, after
 //! whatever it carries (a buffer, an accepted descriptor) was taken care of.
 
-use std::mem;
 use std::os::fd::AsFd;
 
 use io_uring::cqueue;
@@ -149,20 +148,23 @@ impl Uring {
         let slot = self.slots.expect_mut(handle);
         let errno = Errno(-answer.result);
         let sent = usize::try_from(answer.result).unwrap_or(0);
-        slot.flight.sent += sent;
+        slot.flight.advance(sent);
         slot.sent_in_all += sent as u64;
-        let is_whole = slot.flight.sent == slot.flight.bytes.len();
+        let is_whole = slot.flight.is_over();
         let is_going_on = sent > 0 || errno.is_transient();
         if !is_whole && is_going_on && !was_cancelled {
             slot.start(Op::Send);
             self.submit_send(handle);
             return None;
         }
-        let bytes = mem::take(&mut slot.flight).bytes;
+        let outgoing = slot.flight.land();
+        if let Some(gather) = slot.gather.take() {
+            self.gathers.give(gather);
+        }
         Some(match answer.result {
-            1.. if is_whole => Outcome::Sent(bytes),
-            0.. => Outcome::SendFailed(Errno::CANCELLED, bytes),
-            _ => Outcome::SendFailed(errno, bytes),
+            1.. if is_whole => Outcome::Sent(outgoing),
+            0.. => Outcome::SendFailed(Errno::CANCELLED, outgoing),
+            _ => Outcome::SendFailed(errno, outgoing),
         })
     }
 

@@ -40,7 +40,7 @@ impl Exercise<'_> {
         self.driver.adopt(far.into(), Family::Inet, right)?;
         self.step = "receive into a ring buffer";
         self.driver.receive(left);
-        self.driver.send(right, b"ping".to_vec());
+        self.driver.send(right, b"ping".to_vec().into());
         self.expect(|outcome| matches!(outcome, Outcome::Sent(_)))?;
         let is_armed = !self
             .expect(|outcome| matches!(outcome, Outcome::Received(chunk) if **chunk == *b"ping"))?;

@@ -9,6 +9,7 @@
 
 mod complete;
 mod exercise;
+mod gather;
 mod setup;
 
 use std::collections::VecDeque;
@@ -22,12 +23,14 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
 use super::buf_ring::{self, BufRing};
+use super::outgoing::{Flight, Outgoing};
 use super::slots::Slots;
 use super::token::Token;
 use super::{Completion, Driver, DriverCounters, End, Family, Op, Ops, Waker, connect_at_once};
 use crate::event::Handle;
 use crate::options::{Feature, Features};
 use crate::sys;
+use gather::{Gather, SpareGathers};
 
 pub(crate) struct Uring {
     /// Dropped by hand, because it must go before the memory that the kernel writes to (D9).
@@ -39,6 +42,7 @@ pub(crate) struct Uring {
     features: Features,
     /// Requests that found the submission queue full and the kernel unwilling to empty it.
     unsubmitted: VecDeque<squeue::Entry>,
+    gathers: SpareGathers,
     /// Outcomes of what needed no request, for the next `wait` (D3).
     settled: Vec<Completion>,
     /// Where completions are copied to before they are looked at; kept for its memory.
@@ -57,7 +61,10 @@ struct Slot {
     outstanding: Ops,
     /// Those of the outstanding that were asked to end, and must not be started again.
     cancelled: Ops,
+    /// What the kernel reads from while a send is outstanding, and where it finds the pieces of it
+    /// if there are several.
     flight: Flight,
+    gather: Option<Box<Gather>>,
     /// Bytes of all sends so far, as far as completions have told.
     sent_in_all: u64,
     /// Since when a multishot receive may have missed a reset.
@@ -101,13 +108,6 @@ impl Run {
     }
 }
 
-/// The bytes that the kernel reads from while a send is outstanding.
-#[derive(Debug, Default)]
-struct Flight {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
 impl Uring {
     /// The features that this ring has and uses.
     pub(crate) fn features(&self) -> Features {
@@ -145,12 +145,16 @@ impl Uring {
     /// Sends what of the flight is not sent yet.
     fn submit_send(&mut self, handle: Handle) {
         let slot = self.slots.expect_mut(handle);
-        let rest = &slot.flight.bytes[slot.flight.sent..];
-        // The kernel sends at most 2 GiB a call; what it leaves goes with the next request.
-        let len = u32::try_from(rest.len()).unwrap_or(1 << 30);
-        let entry = opcode::Send::new(Fd(slot.socket.as_raw_fd()), rest.as_ptr(), len)
-            .flags(slot.send_flags())
-            .build();
+        let (fd, flags) = (Fd(slot.socket.as_raw_fd()), slot.send_flags());
+        let entry = if let Some(only) = slot.flight.only_piece() {
+            // The kernel sends at most 2 GiB a call; what it leaves goes with the next request.
+            let len = u32::try_from(only.len()).unwrap_or(1 << 30);
+            opcode::Send::new(fd, only.as_ptr(), len).flags(flags).build()
+        } else {
+            let gather = slot.gather.get_or_insert_with(|| self.gathers.take());
+            gather.fill(slot.flight.rest());
+            opcode::SendMsg::new(fd, gather.message()).flags(flags.cast_unsigned()).build()
+        };
         self.counters.sends += 1;
         self.push(entry.user_data(Token::new(Op::Send, handle).to_bits()));
     }
@@ -170,9 +174,10 @@ impl Uring {
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: whatever a request points at (the flight's bytes, the peer's address, the wake
-        // count) is on the heap and stays there, untouched, until the request's last completion:
-        // slots are removed only with nothing outstanding, and `drop` drains or leaks (D9).
+        // SAFETY: whatever a request points at (the flight's own bytes and the bodies that it holds
+        // by reference, its gather, the peer's address, the wake count) is on the heap and stays
+        // there, untouched, until the request's last completion: slots are removed only with
+        // nothing outstanding, and `drop` drains or leaks (D9).
         if unsafe { self.ring.submission().push(entry) }.is_ok() {
             return true;
         }
@@ -279,6 +284,7 @@ impl Driver for Uring {
             outstanding,
             cancelled,
             flight,
+            gather: None,
             sent_in_all: 0,
             run,
             is_single,
@@ -313,11 +319,11 @@ impl Driver for Uring {
         self.submit_receive(handle);
     }
 
-    fn send(&mut self, handle: Handle, bytes: Vec<u8>) {
-        assert!(!bytes.is_empty(), "D5: a send has bytes");
+    fn send(&mut self, handle: Handle, outgoing: Outgoing) {
+        assert!(!outgoing.is_empty(), "D5: a send has bytes");
         let slot = self.slots.expect_mut(handle);
         slot.start(Op::Send);
-        slot.flight = Flight { bytes, sent: 0 };
+        slot.flight = Flight::new(outgoing);
         self.submit_send(handle);
     }
 

@@ -13,6 +13,7 @@ use super::super::buf_ring::BufRing;
 use super::super::pool::Pool;
 use super::super::slots::Slots;
 use super::super::{DriverCounters, Waker};
+use super::gather::SpareGathers;
 use super::{Uring, exercise};
 use crate::error::{Errno, UringError};
 use crate::options::{Feature, Features, Options};
@@ -56,6 +57,7 @@ impl Uring {
             waker,
             features,
             unsubmitted: VecDeque::new(),
+            gathers: SpareGathers::new(),
             settled: Vec::new(),
             reaped: Vec::new(),
             in_flight: 0,
