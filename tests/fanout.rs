@@ -217,30 +217,43 @@ fn a_close_flushes_what_was_broadcast() {
     });
 }
 
-/// However a connection ends, it lets go of the bodies that it had queued.
+/// However a connection ends, it lets go of what it had queued, in flight and behind it.
 #[test]
 fn bodies_are_freed_with_their_connections() {
+    let ends: [fn(&mut World, Handle, TcpStream); 4] = [
+        |_, _, peer| reset(peer),
+        |world, handle, _peer| world.net.abort(handle).unwrap(),
+        |world, handle, _peer| world.net.close(handle).unwrap(),
+        |_, _, peer| drop(peer),
+    ];
     on_every_backend(|lane| {
         let mut world = World::new(lane);
-        let (mut peers, handles) = peers(&mut world, 4);
-        for (peer, handle) in peers.iter().zip(&handles) {
-            narrow(&mut world, peer, *handle);
+        let (_, address) = world.listen();
+        for end in ends {
+            let (peer, handle) = world.accepted_peer(address);
+            narrow(&mut world, &peer, handle);
+            let (source, shared) = body(&pattern(300_000));
+            for _ in 0..3 {
+                world.net.send(handle, b"own").unwrap();
+                assert_eq!(world.net.broadcast([handle], &shared).refused, 0);
+                world.turn();
+            }
+            drop(shared);
+            assert_eq!(Arc::strong_count(&source), 2, "they wait for it");
+            end(&mut world, handle, peer);
+            world.turn_until("it is gone", |world| world.net.stats().sockets == 1);
+            assert_eq!(Arc::strong_count(&source), 1);
+            assert_eq!(world.net.stats().buffered_bytes, 0);
         }
-        let (source, shared) = body(&pattern(300_000));
-        for _ in 0..3 {
-            let told = world.net.broadcast(handles.iter().copied(), &shared);
-            assert_eq!(told.refused, 0);
-            world.turn();
-        }
+        // And what the driver was never given.
+        let (_peer, handle) = world.accepted_peer(address);
+        let (source, shared) = body(&pattern(1024));
+        world.net.send(handle, b"own").unwrap();
+        world.net.send_shared(handle, &shared).unwrap();
         drop(shared);
-        assert_eq!(Arc::strong_count(&source), 2, "they wait for it");
-        reset(peers.remove(0));
-        world.net.abort(handles[1]).unwrap();
-        world.net.close(handles[2]).unwrap();
-        drop(peers);
-        world.turn_until("all are gone", |world| world.net.stats().sockets == 1);
-        assert_eq!(Arc::strong_count(&source), 1);
-        assert_eq!(world.net.stats().buffered_bytes, 0);
+        world.net.abort(handle).unwrap();
+        world.turn_until("it is gone", |world| world.net.stats().sockets == 1);
+        assert_eq!((Arc::strong_count(&source), world.net.stats().buffered_bytes), (1, 0));
     });
 }
 
