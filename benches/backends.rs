@@ -71,7 +71,7 @@ fn measure(plan: &Plan) -> io::Result<()> {
 fn working_servers(core: usize) -> io::Result<Vec<Server>> {
     let mut working = Vec::new();
     for server in Server::ALL {
-        match ServerProcess::start(server, core) {
+        match ServerProcess::start(server.name(), core) {
             Ok(_) => working.push(server),
             Err(error) if server == Server::Plain => return Err(error),
             Err(error) => eprintln!("{server} is left out: {error}"),
@@ -114,7 +114,7 @@ impl Bench {
     /// Starts all servers and connects to them.
     fn start(&self, connections: usize, payload_len: usize) -> io::Result<Vec<Target>> {
         let start = |server: &Server| {
-            let process = ServerProcess::start(*server, self.server_core)?;
+            let process = ServerProcess::start(server.name(), self.server_core)?;
             let load = Generator::connect(process.port, connections, payload_len)?;
             Ok(Target { load, process })
         };

@@ -41,18 +41,24 @@ impl Server {
 
     /// Is the server, in the process that was started for it.
     pub(crate) fn serve(self, core: usize) -> io::Result<()> {
-        sys::end_with_parent(&io::stdin())?;
-        sys::pin_to(core)?;
-        sys::raise_descriptor_limit()?;
-        // A parent that does not hear of the port gives up by itself.
-        let port_sink = |port: u16| {
-            let _ = writeln!(io::stdout(), "{port}");
-        };
+        become_server(core)?;
         match self {
-            Self::Uring | Self::Epoll => ours::serve_ours(self.name(), port_sink),
-            Self::Plain => plain_epoll::serve(port_sink),
+            Self::Uring | Self::Epoll => ours::serve_ours(self.name(), tell_port),
+            Self::Plain => plain_epoll::serve(tell_port),
         }
     }
+}
+
+/// Ties this process to its parent and to a core.
+pub(crate) fn become_server(core: usize) -> io::Result<()> {
+    sys::end_with_parent(&io::stdin())?;
+    sys::pin_to(core)?;
+    sys::raise_descriptor_limit().map(drop)
+}
+
+/// Tells the parent that the server is ready. One that does not hear of it gives up by itself.
+pub(crate) fn tell_port(port: u16) {
+    let _ = writeln!(io::stdout(), "{port}");
 }
 
 impl fmt::Display for Server {
@@ -70,9 +76,9 @@ pub(crate) struct ServerProcess {
 
 impl ServerProcess {
     /// Returns when the server is ready for clients, or at last after [`START_MAX`].
-    pub(crate) fn start(server: Server, core: usize) -> io::Result<Self> {
+    pub(crate) fn start(server: &str, core: usize) -> io::Result<Self> {
         let child = Command::new(std::env::current_exe()?)
-            .args(["--server", server.name(), "--core", &core.to_string()])
+            .args(["--server", server, "--core", &core.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
