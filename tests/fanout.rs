@@ -229,17 +229,20 @@ fn bodies_are_freed_with_their_connections() {
     on_every_backend(|lane| {
         let mut world = World::new(lane);
         let (_, address) = world.listen();
-        for end in ends {
-            let (peer, handle) = world.accepted_peer(address);
+        for (end, rounds) in ends.into_iter().flat_map(|end| [(end, 1), (end, 3)]) {
+            let (mut peer, handle) = world.accepted_peer(address);
             narrow(&mut world, &peer, handle);
             let (source, shared) = body(&pattern(300_000));
-            for _ in 0..3 {
+            for _ in 0..rounds {
                 world.net.send(handle, b"own").unwrap();
                 assert_eq!(world.net.broadcast([handle], &shared).refused, 0);
                 world.turn();
             }
             drop(shared);
-            assert_eq!(Arc::strong_count(&source), 2, "they wait for it");
+            world.write(&mut peer, &frame(20, 1));
+            world.turn_until("a PDU", |world| world.app.log_of(handle).len() == 2);
+            assert_eq!(Arc::strong_count(&source), 2, "it waits for it");
+            assert_eq!(world.net.stats().buffered_bytes, 300_000 + rounds * 3);
             end(&mut world, handle, peer);
             world.turn_until("it is gone", |world| world.net.stats().sockets == 1);
             assert_eq!(Arc::strong_count(&source), 1);
@@ -283,6 +286,36 @@ fn waiting_bodies_are_charged_once() {
         other.read(&mut peer, 1024);
         for world in [&mut world, &mut other] {
             world.turn_until("all have left", |world| queued(world) == 0);
+        }
+    });
+}
+
+/// The limit of what is kept for all sockets together counts a body once: who waits for one that
+/// others wait for as well takes no more room.
+#[test]
+fn a_body_that_waits_already_takes_no_more_room() {
+    on_every_backend(|lane| {
+        // An eighth is kept for what is received.
+        let mut world = World::with(lane.options().buffered_bytes_max(80_000));
+        let (mut peers, handles) = peers(&mut world, 5);
+        let shared = Shared::from(pattern(60_000));
+        let told = world.net.broadcast(handles.iter().copied(), &shared);
+        assert_eq!((told.queued, told.refused), (5, 0));
+        let other = Shared::from(pattern(20_000));
+        let told = world.net.broadcast(handles.iter().copied(), &other);
+        assert_eq!((told.queued, told.refused), (0, 5));
+        let exhausted = SendError::Exhausted { buffered: 60_000 };
+        assert_eq!(world.net.send_shared(handles[0], &other), Err(exhausted));
+        for peer in &mut peers {
+            assert!(world.read(peer, 60_000) == pattern(60_000), "bytes differ");
+        }
+        world.turn_until("room", |world| {
+            handles.iter().all(|handle| world.app.log_of(*handle).contains(&Entry::Write))
+        });
+        assert_eq!(world.net.stats().buffered_bytes, 0);
+        assert_eq!(world.net.broadcast(handles.iter().copied(), &other), all_queued(5));
+        for peer in &mut peers {
+            world.read(peer, 20_000);
         }
     });
 }
