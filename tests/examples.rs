@@ -1,141 +1,25 @@
 //! The examples as their users run them: as processes, by their arguments, output and exit codes.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod support;
+
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
-use std::{env, thread};
 
 use socket2::{Domain, Socket, Type};
+use support::{PATIENCE, Program, backends};
 use uring_netlib::Feature;
 
-/// How long any one line of a program may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A running example that ends with the test, however that ends.
-struct Program {
-    child: Child,
-    stdout: Receiver<String>,
-    stderr: Receiver<String>,
-}
-
-/// What an example left behind.
-#[derive(Debug)]
-struct Ending {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Program {
-    fn start(name: &str, arguments: &[&str]) -> Self {
-        Self::start_with(name, arguments, &[])
-    }
-
-    fn start_with(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(path_of(name));
-        Self::spawn(command.args(arguments), variables)
-    }
-
-    /// Starts a program behind what a shell does first, e.g. to its limits or its output.
-    fn start_behind(prelude: &str, name: &str, arguments: &[&str]) -> Self {
-        let script = format!("{prelude}; exec \"$0\" \"$@\"");
-        let mut command = Command::new("sh");
-        Self::spawn(command.args(["-c", &script]).arg(path_of(name)).args(arguments), &[])
-    }
-
-    fn spawn(command: &mut Command, variables: &[(&str, &str)]) -> Self {
-        let mut child = command
-            .env_remove("NETLIB_BACKEND")
-            .env_remove("NETLIB_URING_MASK")
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = lines(child.stdout.take().unwrap());
-        let stderr = lines(child.stderr.take().unwrap());
-        Self { child, stdout, stderr }
-    }
-
-    /// Starts the server, and returns its first line and its address.
-    fn serve(arguments: &[&str]) -> (Self, String, String) {
-        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
-        let program = Self::start("echo", &arguments);
-        let first = program.line();
-        let second = program.line();
-        let address = second.strip_prefix("listening on ").expect(&second);
-        (program, first, address.to_owned())
-    }
-
-    fn line(&self) -> String {
-        self.stdout.recv_timeout(PATIENCE).unwrap_or_else(|error| {
-            panic!("no line: {error}; {:?}", self.stderr.try_iter().collect::<Vec<_>>())
-        })
-    }
-
-    /// The standard library sends no signals but SIGKILL; every shell does.
-    fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
-    }
-
-    /// Waits for the end, which closes both pipes.
-    fn finish(mut self) -> Ending {
-        let (stdout, stderr) = (rest(&self.stdout), rest(&self.stderr));
-        Ending { code: self.child.wait().unwrap().code(), stdout, stderr }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Cargo puts examples next to the directory of this test.
-fn path_of(example: &str) -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples").join(example);
-    assert!(path.exists(), "{} is missing: type `cargo build --examples` first", path.display());
-    path
-}
-
-/// The lines of a pipe, read by a thread so that waiting for one can have a limit.
-fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn rest(lines: &Receiver<String>) -> String {
-    let mut text = String::new();
-    loop {
-        match lines.recv_timeout(PATIENCE) {
-            Ok(line) => text = text + &line + "\n",
-            Err(RecvTimeoutError::Disconnected) => return text,
-            Err(RecvTimeoutError::Timeout) => panic!("the program does not end; so far: {text}"),
-        }
-    }
-}
-
-/// The backends that `NETLIB_BACKEND` leaves to be tested.
-fn backends() -> Vec<&'static str> {
-    match env::var("NETLIB_BACKEND").as_deref() {
-        Ok("uring") => vec!["uring"],
-        Ok("epoll") => vec!["epoll"],
-        _ => vec!["uring", "epoll"],
-    }
+/// Starts the server, and returns its first line and its address.
+fn serve(arguments: &[&str]) -> (Program, String, String) {
+    let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+    let program = Program::start("echo", &arguments);
+    let first = program.line();
+    let second = program.line();
+    let address = second.strip_prefix("listening on ").expect(&second);
+    (program, first, address.to_owned())
 }
 
 /// The number in a row of the server's summary.
@@ -151,9 +35,9 @@ fn counted(summary: &str, name: &str) -> u64 {
 fn the_client_gets_every_pdu_back_and_the_summary_counts_them() {
     // Length, depth, connections, count; the longest ones pass the default limits.
     let runs = [(16, 1, 1, 100), (64, 16, 4, 2000), (70_000, 8, 2, 100), (2 << 20, 4, 1, 12)];
-    for backend in backends() {
+    for backend in &backends() {
         let max = (4 << 20).to_string();
-        let (server, first, address) = Program::serve(&["--backend", backend, "--max-pdu", &max]);
+        let (server, first, address) = serve(&["--backend", backend, "--max-pdu", &max]);
         assert!(first.starts_with("kernel="), "{first}");
         assert!(first.contains(&format!("backend={backend}")), "{first}");
         for (size, depth, connections, count) in runs {
@@ -197,8 +81,8 @@ fn the_client_gets_every_pdu_back_and_the_summary_counts_them() {
 fn a_peer_that_reads_late_loses_nothing() {
     // More than the buffers of two sockets hold.
     const COUNT: u32 = 600;
-    for backend in backends() {
-        let (server, _, address) = Program::serve(&["--backend", backend]);
+    for backend in &backends() {
+        let (server, _, address) = serve(&["--backend", backend]);
         let mut reading = TcpStream::connect(address).unwrap();
         reading.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut writing = reading.try_clone().unwrap();
@@ -237,8 +121,8 @@ fn long_pdu(number: u32) -> Vec<u8> {
 /// A signal ends the server in bounded time, also with a client that stays.
 #[test]
 fn a_signal_ends_the_server_while_clients_are_connected() {
-    for backend in backends() {
-        let (server, _, address) = Program::serve(&["--backend", backend]);
+    for backend in &backends() {
+        let (server, _, address) = serve(&["--backend", backend]);
         let mut client = TcpStream::connect(address).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut heartbeat = [0, 0, 0, 16, 0, 1, 0, 0, 0, 7, 7, 1, 0, 0, 0, 0];
@@ -327,7 +211,7 @@ fn a_summary_that_standard_output_refuses_goes_to_standard_error() {
     let server = Program::start_behind("exec >/dev/full", "echo", &["--listen", "127.0.0.1:0"]);
     let mut stderr = String::new();
     while !stderr.contains("listening on ") {
-        stderr = stderr + &server.stderr.recv_timeout(PATIENCE).unwrap() + "\n";
+        stderr = stderr + &server.complaint() + "\n";
     }
     assert!(stderr.contains("echo: standard output cannot be written"), "{stderr}");
     server.signal("TERM");
@@ -341,7 +225,7 @@ fn a_summary_that_standard_output_refuses_goes_to_standard_error() {
 fn a_taken_port_is_told_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for backend in backends() {
+    for backend in &backends() {
         let ending = Program::start("echo", &["--listen", &address, "--backend", backend]).finish();
         assert_eq!((ending.code, ending.stdout.as_str()), (Some(1), ""), "{ending:?}");
         let line = format!("echo: {address} is taken; give another with --listen");
@@ -357,7 +241,7 @@ fn a_client_without_a_server_says_how_to_start_it() {
     let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let address = bound.local_addr().unwrap().as_socket().unwrap().to_string();
-    for backend in backends() {
+    for backend in &backends() {
         let ending =
             Program::start("echo_client", &["--connect", &address, "--backend", backend]).finish();
         assert_eq!((ending.code, ending.stdout.as_str()), (Some(1), ""), "{ending:?}");
@@ -372,8 +256,8 @@ fn a_client_without_a_server_says_how_to_start_it() {
 /// A PDU that the server does not take ends the client with a hint, not with a hang.
 #[test]
 fn a_pdu_that_is_too_long_is_explained() {
-    for backend in backends() {
-        let (_server, _, address) = Program::serve(&["--backend", backend]);
+    for backend in &backends() {
+        let (_server, _, address) = serve(&["--backend", backend]);
         let arguments = ["--connect", &address, "--backend", backend, "--size", "2000000"];
         let ending = Program::start("echo_client", &arguments).finish();
         assert_eq!(ending.code, Some(1), "{ending:?}");
@@ -415,5 +299,31 @@ fn the_doctor_tells_of_variables() {
         let ending = Program::start_with("doctor", &[], &[(variable, word)]).finish();
         assert_eq!(ending.code, Some(code), "{ending:?}");
         assert!((ending.stdout + &ending.stderr).contains(text), "{variable}={word}");
+    }
+}
+
+/// Each bad guest is shown out by the deadline or limit that is meant for it, in time, and the good
+/// one stays for as long as it may.
+#[test]
+fn bad_guests_are_shown_out() {
+    for backend in &backends() {
+        let ending = Program::start("idle_kick", &["--backend", backend]).finish();
+        assert_eq!((ending.code, ending.stderr.as_str()), (Some(0), ""), "{ending:?}");
+        let guests: Vec<(&str, &str)> = ending
+            .stdout
+            .lines()
+            .filter_map(|line| line.split_once(" s  ")?.1.split_once(" is out: "))
+            .map(|(guest, reason)| (guest.trim(), reason))
+            .collect();
+        let expected = [
+            ("liar", "bad PDU: length 5 is below the least of 16"),
+            ("stranger", "expired: not ready in time"),
+            ("dripper", "expired: a PDU was not whole in time"),
+            ("chatterbox", "exceeded: it sent too fast too often"),
+            ("silent", "expired: nothing was received for too long"),
+            ("deaf", "expired: the peer took nothing for too long"),
+            ("regular", "expired: its lifetime is over"),
+        ];
+        assert_eq!(guests, expected, "on {backend}");
     }
 }

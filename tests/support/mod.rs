@@ -14,6 +14,7 @@
 
 mod app;
 mod child;
+mod program;
 mod world;
 
 use std::any::Any;
@@ -24,6 +25,7 @@ use std::{env, fmt, fs};
 
 pub use app::{App, Entry, on_event};
 pub use child::{CHILD, Guard, backends, marked};
+pub use program::{Ending, PATIENCE, Program};
 pub use uring_netlib::pdu::FrameSpec;
 pub use uring_netlib::{
     Address, Backend, BacklogLimits, CloseReason, ConnectError, Deadline, Delivery, Event, Handle,

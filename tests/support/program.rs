@@ -1,0 +1,121 @@
+//! Examples as processes, and what they print.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
+use std::{env, thread};
+
+/// How long any one line of a program may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running example that ends with the test, however that ends.
+pub struct Program {
+    child: Child,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+}
+
+/// What an example left behind.
+#[derive(Debug)]
+pub struct Ending {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Program {
+    pub fn start(name: &str, arguments: &[&str]) -> Self {
+        Self::start_with(name, arguments, &[])
+    }
+
+    pub fn start_with(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(path_of(name));
+        Self::spawn(command.args(arguments), variables)
+    }
+
+    /// Starts a program behind what a shell does first, e.g. to its limits or its output.
+    pub fn start_behind(prelude: &str, name: &str, arguments: &[&str]) -> Self {
+        let script = format!("{prelude}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        Self::spawn(command.args(["-c", &script]).arg(path_of(name)).args(arguments), &[])
+    }
+
+    fn spawn(command: &mut Command, variables: &[(&str, &str)]) -> Self {
+        let mut child = command
+            .env_remove("NETLIB_BACKEND")
+            .env_remove("NETLIB_URING_MASK")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = lines(child.stdout.take().unwrap());
+        let stderr = lines(child.stderr.take().unwrap());
+        Self { child, stdout, stderr }
+    }
+
+    pub fn line(&self) -> String {
+        self.stdout.recv_timeout(PATIENCE).unwrap_or_else(|error| {
+            panic!("no line: {error}; {:?}", self.stderr.try_iter().collect::<Vec<_>>())
+        })
+    }
+
+    /// The next line of standard error.
+    pub fn complaint(&self) -> String {
+        self.stderr.recv_timeout(PATIENCE).expect("a line on standard error")
+    }
+
+    /// The standard library sends no signals but SIGKILL; every shell does.
+    pub fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+    }
+
+    /// Waits for the end, which closes both pipes.
+    pub fn finish(mut self) -> Ending {
+        let (stdout, stderr) = (rest(&self.stdout), rest(&self.stderr));
+        Ending { code: self.child.wait().unwrap().code(), stdout, stderr }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Cargo puts examples next to the directory of this test.
+fn path_of(example: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("examples").join(example);
+    assert!(path.exists(), "{} is missing: type `cargo build --examples` first", path.display());
+    path
+}
+
+/// The lines of a pipe, read by a thread so that waiting for one can have a limit.
+fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn rest(lines: &Receiver<String>) -> String {
+    let mut text = String::new();
+    loop {
+        match lines.recv_timeout(PATIENCE) {
+            Ok(line) => text = text + &line + "\n",
+            Err(RecvTimeoutError::Disconnected) => return text,
+            Err(RecvTimeoutError::Timeout) => panic!("the program does not end; so far: {text}"),
+        }
+    }
+}
