@@ -309,13 +309,14 @@ fn bad_guests_are_shown_out() {
     for backend in &backends() {
         let ending = Program::start("idle_kick", &["--backend", backend]).finish();
         assert_eq!((ending.code, ending.stderr.as_str()), (Some(0), ""), "{ending:?}");
-        let guests: Vec<(&str, &str)> = ending
+        let mut guests: Vec<(&str, &str)> = ending
             .stdout
             .lines()
             .filter_map(|line| line.split_once(" s  ")?.1.split_once(" is out: "))
             .map(|(guest, reason)| (guest.trim(), reason))
             .collect();
-        let expected = [
+        guests.sort_unstable();
+        let mut expected = [
             ("liar", "bad PDU: length 5 is below the least of 16"),
             ("stranger", "expired: not ready in time"),
             ("dripper", "expired: a PDU was not whole in time"),
@@ -324,6 +325,31 @@ fn bad_guests_are_shown_out() {
             ("deaf", "expired: the peer took nothing for too long"),
             ("regular", "expired: its lifetime is over"),
         ];
+        expected.sort_unstable();
         assert_eq!(guests, expected, "on {backend}");
+    }
+}
+
+/// Members who read nothing are refused and then cut; the others hear everything, in every room.
+#[test]
+fn the_deaf_do_not_hold_up_a_chat() {
+    for backend in &backends() {
+        let arguments = ["--backend", backend, "--members", "20", "--seconds", "4"];
+        let ending = Program::start("chat", &arguments).finish();
+        assert_eq!((ending.code, ending.stderr.as_str()), (Some(0), ""), "{ending:?}");
+        for (room, deaf) in [("red", 0), ("green", 1), ("blue", 10)] {
+            let row = ending.stdout.lines().find(|line| line.starts_with(room)).unwrap();
+            let cells: Vec<u64> =
+                row.split_whitespace().skip(1).map(|cell| cell.parse().unwrap()).collect();
+            let [members, deaf_members, said, delivered, refused, ..] = cells[..] else {
+                panic!("{row}");
+            };
+            assert_eq!((members, deaf_members), (20, deaf));
+            // The last words may be on their way.
+            let heard = said * (19 - deaf);
+            assert!(said > 50 && delivered <= heard && delivered + 60 > heard, "{row}");
+            assert!((refused > 0) == (deaf > 0), "{row}");
+        }
+        assert!(ending.stdout.contains("\n11 deaf members were cut"), "{}", ending.stdout);
     }
 }
