@@ -9,8 +9,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use support::{Address, Event, Handle, Lane, Netlib, frame, on_every_backend};
+use support::{Address, Event, Handle, Lane, Netlib, SocketState, frame, on_every_backend};
 use uring_netlib::Shared;
+use uring_netlib::conn::{Call, Connection};
+use uring_netlib::pdu::Header;
 
 /// Counts the allocations of each thread.
 struct Counting;
@@ -45,6 +47,7 @@ static ALLOCATOR: Counting = Counting;
 #[derive(Default)]
 struct Echo {
     pdus: u64,
+    answers: u64,
 }
 
 fn echo(app: &mut Echo, net: &mut Netlib<Echo>, handle: Handle, event: Event<'_>) {
@@ -154,6 +157,39 @@ fn a_broadcast_costs_no_allocation() {
         assert!(cold > 0, "the counter counts");
         assert_eq!(run(&mut net), 0, "allocations for {ROUNDS} broadcasts on {lane}");
         drop(client.join().unwrap());
+    });
+}
+
+/// Once warm, a call costs no allocation but that of what its handler has captured.
+#[test]
+fn a_call_costs_no_allocation() {
+    const LIMIT: Duration = Duration::from_secs(5);
+    struct Caller;
+    impl Connection<Echo> for Caller {}
+    on_every_server(|lane, mut net, address| {
+        let mut app = Echo::default();
+        let client = net.connect_object(address, Box::new(Caller)).unwrap();
+        while net.state(client) != Ok(SocketState::Connected) {
+            net.turn(&mut app, Duration::from_secs(5)).unwrap();
+        }
+        // An echo answers a request with the command that asked.
+        let call = Call::new(Header::new(3, 1), 1);
+        let mut allocations = 0;
+        for round in 1..=200 {
+            let before = ALLOCATIONS.get();
+            for _ in 0..10 {
+                net.call(client, call, &(), LIMIT, |_: &mut Caller, app, _, answer| {
+                    app.answers += u64::from(answer.is_ok());
+                })
+                .unwrap();
+            }
+            while app.answers < round * 10 {
+                net.turn(&mut app, Duration::from_secs(5)).unwrap();
+            }
+            let count = ALLOCATIONS.get() - before;
+            allocations += if round > 100 { count } else { 0 };
+        }
+        assert_eq!(allocations, 0, "allocations for 1000 calls on {lane}");
     });
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::Connection;
+use super::{Answer, Call, CallRefused, Connection};
 use crate::error::SendError;
 use crate::event::{Handle, TimerId};
 use crate::netlib::{Netlib, Repeat};
@@ -67,6 +67,86 @@ impl<'n, A> Context<'n, A> {
         let asked = request.header().unwrap_or_default();
         let header = Header::new(asked.service_id, command_id).with_seq(asked.seq);
         self.net.send_pdu(self.handle, header, message)
+    }
+
+    /// Sends a request, and calls `handler` with the reply, or with the reason why there is none.
+    ///
+    /// The library picks the sequence number, from 1 to 65535 and round again: one that no other
+    /// call of this connection has, and as long after its last use as can be. The reply is the PDU
+    /// that has it and the ids that [`Call`] says; it goes to `handler` instead of
+    /// [`on_pdu`](Connection::on_pdu). Without one within `timeout`, in whole milliseconds and at
+    /// least one, never early, the answer is [`TimedOut`], and a reply that comes later goes to
+    /// `on_pdu`. While receiving is paused no reply comes, and time goes on.
+    ///
+    /// A call that was accepted gets exactly one answer, from the event loop (C1). When the
+    /// connection ends it is [`Closed`], before [`on_close`](Connection::on_close): nothing can be
+    /// sent then, and closing changes nothing. After the application's own close or abort there is
+    /// no answer (C2), and the handler is dropped.
+    ///
+    /// The handler is lent what a method of the object is lent: inside it every call is allowed,
+    /// and a panic closes the connection. `C` is the type of the object, which the handler names.
+    /// A call outlives a [`replace`](Self::replace) by an object of the same type. If the object is
+    /// of another type when the answer comes, the handler is dropped, and a reply goes to that
+    /// object's `on_pdu`.
+    ///
+    /// [`TimedOut`]: super::CallError::TimedOut
+    /// [`Closed`]: super::CallError::Closed
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use uring_netlib::conn::{Call, CallError, Connection, Context};
+    /// use uring_netlib::pdu::Header;
+    ///
+    /// #[derive(Clone, PartialEq, prost::Message)]
+    /// struct Login {
+    ///     #[prost(string, tag = "1")]
+    ///     name: String,
+    /// }
+    ///
+    /// #[derive(Clone, PartialEq, prost::Message)]
+    /// struct LoginReply {
+    ///     #[prost(uint32, tag = "1")]
+    ///     user_id: u32,
+    /// }
+    ///
+    /// const LOGIN: Call = Call::new(Header::new(1, 0x0103), 0x0104);
+    ///
+    /// struct Client {
+    ///     user_id: Option<u32>,
+    /// }
+    ///
+    /// impl Connection<()> for Client {
+    ///     fn on_confirm(&mut self, _: &mut (), context: &mut Context<'_, ()>) {
+    ///         let (login, limit) = (Login { name: "ann".into() }, Duration::from_secs(15));
+    ///         let call = context.call(LOGIN, &login, limit, |me: &mut Self, _, context, answer| {
+    ///             match answer.map(|pdu| pdu.decode::<LoginReply>()) {
+    ///                 Ok(Ok(reply)) => me.user_id = Some(reply.user_id),
+    ///                 Ok(Err(_)) | Err(CallError::TimedOut) => context.close(),
+    ///                 // The connection is over, and `on_close` comes next.
+    ///                 Err(_) => {}
+    ///             }
+    ///         });
+    ///         if call.is_err() {
+    ///             context.abort();
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallRefused`]: nothing was sent, and `handler` will not be called.
+    pub fn call<C, F>(
+        &mut self,
+        call: Call,
+        message: &impl prost::Message,
+        timeout: Duration,
+        handler: F,
+    ) -> Result<SendStatus, CallRefused>
+    where
+        C: 'static,
+        F: FnOnce(&mut C, &mut A, &mut Context<'_, A>, Answer<'_>) + 'static,
+    {
+        self.net.call(self.handle, call, message, timeout, handler)
     }
 
     /// Closes this connection gracefully; the object is dropped when the method has returned. A

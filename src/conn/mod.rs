@@ -5,11 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod call;
 mod context;
 mod dispatch;
 
 use std::any::Any;
 
+pub use call::{Answer, Call, CallError, CallRefused};
 pub use context::Context;
 pub use dispatch::{DispatchError, Dispatcher, ErrorHook, Handler};
 
@@ -61,7 +63,7 @@ pub trait Connection<A>: AsAny {
         let _ = (app, context);
     }
 
-    /// A whole PDU arrived, lent in place.
+    /// A whole PDU arrived, lent in place; but not the reply to a [call](Context::call).
     fn on_pdu(&mut self, app: &mut A, context: &mut Context<'_, A>, pdu: Pdu<'_>) {
         let _ = (app, context, pdu);
     }

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use socket2::SockRef;
 
 use super::Netlib;
-use super::tell::{Notice, Owner};
+use super::tell::{Hosted, Notice, Owner};
 use crate::driver::{Completion, Driver, End, Op, Outcome, Outgoing};
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
@@ -105,7 +105,7 @@ impl<A> Netlib<A> {
             self.reactor.stats.rejected += 1;
             return;
         };
-        let nobody = (Owner::Object(None), user_data);
+        let nobody = (Owner::Object(Hosted::default()), user_data);
         let mut socket = Socket::new(State::Connected, family, nobody, settings);
         socket.open(self.reactor.now_ms);
         let Some(handle) = self.reactor.insert(socket) else {

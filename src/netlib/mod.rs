@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod calls;
 mod dispatch;
 mod fanout;
 mod option;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 pub use fanout::Broadcast;
 pub use option::SocketOptions;
-use tell::Owner;
+use tell::{Hosted, Owner};
 pub use timers::Repeat;
 use timers::{Loop, TIMERS_MAX, Timer};
 
@@ -450,13 +451,14 @@ impl<A> Netlib<A> {
     fn release(&mut self, handle: Handle, release: Release) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         let has_pending = socket.backlog.queued() > 0;
-        // The object goes with its user's interest in it, not with the descriptor.
-        let owner = matches!(socket.owner, Owner::Object(_))
-            .then(|| std::mem::replace(&mut socket.owner, Owner::Object(None)));
+        let is_object = matches!(socket.owner, Owner::Object(_));
         for timer in std::mem::take(&mut socket.timers) {
             // Stale says that it has fired.
             let _ = self.delete_timer(timer);
         }
+        // The object goes with its user's interest in it, not with the descriptor.
+        let nobody = Owner::Object(Hosted::default());
+        let owner = is_object.then(|| self.change_owner(handle, nobody));
         let limit = self.options.close_timeout;
         let deadline = self.deadline(if has_pending { limit } else { limit.min(LINGER_MAX) });
         self.reactor.release(&mut self.driver, handle, release, deadline);

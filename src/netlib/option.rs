@@ -45,9 +45,9 @@ impl<'n, A> SocketOptions<'n, A> {
     }
 
     /// Replaces the callback, or the object of a connection by a callback. The next event goes to
-    /// the new one, also in the batch in hand.
+    /// the new one, also in the batch in hand. Calls of the object get no answer any more.
     pub fn set_callback(&mut self, callback: Callback<A>) {
-        self.socket_mut().owner = Owner::Callback(callback);
+        drop(self.net.change_owner(self.handle, Owner::Callback(callback)));
     }
 
     /// Replaces the user data.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use socket2::{Domain, SockAddr, SockRef, Socket as System, Type};
 
 use super::Netlib;
-use super::tell::Owner;
+use super::tell::{Hosted, Owner};
 use crate::address::{Address, AddressError};
 use crate::conn::Connection;
 use crate::driver::{Driver, Family, Op};
@@ -76,7 +76,7 @@ impl<A> Netlib<A> {
     where
         ConnectError: From<T::Error>,
     {
-        self.start_connection(address.try_into()?, (Owner::Object(Some(object)), 0))
+        self.start_connection(address.try_into()?, (Owner::Object(Hosted::new(object)), 0))
     }
 
     pub(super) fn start_listener(

@@ -12,17 +12,38 @@ use std::rc::Rc;
 use std::{fmt, process};
 
 use super::Netlib;
-use crate::conn::{Connection, Context, Factory};
+use crate::conn::call::{CallHandler, Calls};
+use crate::conn::{Answer, Connection, Context, Factory};
 use crate::event::{Callback, CloseReason, Event, Handle, TimerId};
 use crate::reactor::{Release, State};
 
 /// Who is told of a socket's events.
 pub(crate) enum Owner<A> {
     Callback(Callback<A>),
-    /// The object; `None` while one of its methods runs.
-    Object(Option<Box<dyn Connection<A>>>),
+    Object(Hosted<A>),
     /// A listener's: it makes the objects of what is accepted.
     Factory(Rc<Factory<A>>),
+}
+
+/// An object, and what it waits for.
+pub(crate) struct Hosted<A> {
+    /// `None` while one of its methods runs.
+    pub(super) object: Option<Box<dyn Connection<A>>>,
+    /// `None` where it never called.
+    pub(super) calls: Option<Box<Calls<A>>>,
+}
+
+impl<A> Hosted<A> {
+    pub(super) fn new(object: Box<dyn Connection<A>>) -> Self {
+        Self { object: Some(object), calls: None }
+    }
+}
+
+// Derived, it would ask the same of `A`, of which nobody holds anything.
+impl<A> Default for Hosted<A> {
+    fn default() -> Self {
+        Self { object: None, calls: None }
+    }
 }
 
 impl<A> fmt::Debug for Owner<A> {
@@ -36,10 +57,12 @@ impl<A> fmt::Debug for Owner<A> {
 }
 
 /// What a connection's object is told; the first of them stands for all events.
-pub(super) enum Notice<'a> {
+pub(super) enum Notice<'a, A> {
     Event(Event<'a>),
     WriteComplete,
     Timer(TimerId),
+    /// A call's handler is told instead of the object, which is lent to it.
+    Answer(CallHandler<A>, Answer<'a>),
 }
 
 impl<A> Netlib<A> {
@@ -59,16 +82,22 @@ impl<A> Netlib<A> {
     }
 
     /// Tells a connection's object, if an object owns the socket.
-    pub(super) fn tell_object(&mut self, app: &mut A, handle: Handle, notice: Notice<'_>) {
+    pub(super) fn tell_object(&mut self, app: &mut A, handle: Handle, mut notice: Notice<'_, A>) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
-        let Owner::Object(place) = &mut socket.owner else { return };
-        let Some(mut object) = place.take() else { return };
+        let Owner::Object(hosted) = &mut socket.owner else { return };
+        let Some(mut object) = hosted.object.take() else { return };
+        if let (Notice::Event(Event::Pdu(pdu)), Some(calls)) = (&notice, &mut hosted.calls)
+            && let Some(waiting) = calls.take_replied(pdu)
+        {
+            self.reactor.alarms.cancel(waiting.alarm);
+            notice = Notice::Answer(waiting.handler, Ok(*pdu));
+        }
         let has_panicked = self.panics(|net| {
-            call(&mut *object, app, &mut Context::new(net, handle), notice);
+            notify(&mut *object, app, &mut Context::new(net, handle), notice);
         });
         // It goes back, unless it was replaced, or the connection is gone and the object with it.
         if let Some(socket) = self.reactor.owned(handle)
-            && let Owner::Object(place @ None) = &mut socket.owner
+            && let Owner::Object(Hosted { object: place @ None, .. }) = &mut socket.owner
         {
             *place = Some(object);
         }
@@ -89,7 +118,7 @@ impl<A> Netlib<A> {
             Owner::Factory(factory) => {
                 let (factory, mut made) = (Rc::clone(factory), None);
                 self.panics(|_| made = Some(factory(app, handle)));
-                made.map(|object| Owner::Object(Some(object)))
+                made.map(|object| Owner::Object(Hosted::new(object)))
             }
             Owner::Object(_) => None,
         }
@@ -130,8 +159,11 @@ impl<A> Netlib<A> {
     }
 
     pub(crate) fn set_object(&mut self, handle: Handle, object: Box<dyn Connection<A>>) {
-        if let Some(socket) = self.reactor.owned(handle) {
-            socket.owner = Owner::Object(Some(object));
+        let Some(socket) = self.reactor.owned(handle) else { return };
+        match &mut socket.owner {
+            // Its calls stay, for an object of the same type.
+            Owner::Object(hosted) => hosted.object = Some(object),
+            owner => *owner = Owner::Object(Hosted::new(object)),
         }
     }
 
@@ -153,18 +185,16 @@ impl<A> Netlib<A> {
     /// # let _ = score_of;
     /// ```
     pub fn object<T: Connection<A> + 'static>(&mut self, handle: Handle) -> Option<&mut T> {
-        let Owner::Object(Some(object)) = &mut self.reactor.owned(handle)?.owner else {
-            return None;
-        };
-        object.as_mut().as_any_mut().downcast_mut()
+        let Owner::Object(hosted) = &mut self.reactor.owned(handle)?.owner else { return None };
+        hosted.object.as_mut()?.as_mut().as_any_mut().downcast_mut()
     }
 }
 
-fn call<A>(
+fn notify<A>(
     object: &mut dyn Connection<A>,
     app: &mut A,
     context: &mut Context<'_, A>,
-    notice: Notice<'_>,
+    notice: Notice<'_, A>,
 ) {
     match notice {
         Notice::Event(Event::Connect { .. }) => object.on_connect(app, context),
@@ -175,6 +205,12 @@ fn call<A>(
         Notice::Event(Event::Close(reason)) => object.on_close(app, context, reason),
         Notice::WriteComplete => object.on_write_complete(app, context),
         Notice::Timer(timer) => object.on_timer(app, context, timer),
+        Notice::Answer(handler, answer) => {
+            // An object that took the caller's place does not wait for the reply.
+            if let (false, Ok(pdu)) = (handler(object, app, context, answer), answer) {
+                object.on_pdu(app, context, pdu);
+            }
+        }
         Notice::Event(Event::Timer { .. } | Event::Loop { .. }) => {
             unreachable!("timers and loops have no socket")
         }

@@ -102,6 +102,7 @@ impl<A> Netlib<A> {
             self.reactor.stats.count_alarm(now_ms.saturating_sub(deadline_ms));
             match alarm {
                 Alarm::User(timer) => self.fire_timer(app, timer, deadline_ms, now_ms),
+                Alarm::Call(handle, seq) => self.on_call_timeout(app, handle, seq),
                 Alarm::Connect(handle) => self.on_connect_timeout(app, handle),
                 Alarm::Watch(handle) => self.on_watch(app, handle, now_ms),
                 Alarm::Close(handle) => self.reactor.cut(&mut self.driver, handle),
@@ -142,6 +143,7 @@ impl<A> Netlib<A> {
         self.reactor.stats.closes.count(reason);
         socket.enter(State::Ending, &mut self.reactor.census);
         self.reactor.disarm(handle);
+        self.close_calls(app, handle, reason);
         self.tell(app, handle, Event::Close(reason));
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
         let release = match release {

@@ -20,6 +20,7 @@ pub(crate) use liveness::NEVER;
 pub use socket::{BacklogLimits, Delivery, ListenOptions};
 
 use crate::clock::ManualClock;
+use crate::conn::call::CALLS_MAX;
 use crate::error::BuildError;
 use crate::netlib::Netlib;
 
@@ -47,6 +48,7 @@ pub struct Options {
     pub(crate) liveness: Liveness,
     pub(crate) limits: Limits,
     pub(crate) buffered_bytes_max: usize,
+    pub(crate) calls_max: u16,
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) accept_pause_min: Duration,
@@ -71,6 +73,7 @@ impl Options {
             liveness: Liveness::new(),
             limits: Limits::new(),
             buffered_bytes_max: 1 << 30,
+            calls_max: 1024,
             connect_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(10),
             accept_pause_min: Duration::from_millis(10),
@@ -161,6 +164,14 @@ impl Options {
         self
     }
 
+    /// Calls of one connection that may wait for their replies, 1 to 32768. Default 1024; see
+    /// [`Context::call`](crate::conn::Context::call). One costs up to 200 bytes, and what its
+    /// handler has captured.
+    pub fn calls_max(mut self, calls: u16) -> Self {
+        self.calls_max = calls;
+        self
+    }
+
     /// How long an attempt to connect may take, resolving the host name included. Default 10 s;
     /// `Duration::MAX` leaves it to the kernel.
     /// Each address of a host gets an equal share of what is left.
@@ -238,6 +249,7 @@ impl Options {
             ),
             (self.pull_bytes_max > 0, "pull_bytes_max must be above 0"),
             (self.buffered_bytes_max > 0, "buffered_bytes_max must be above 0"),
+            ((1..=CALLS_MAX).contains(&self.calls_max), "calls_max must be 1 to 32768"),
             (
                 self.accept_pause_min <= self.accept_pause_max,
                 "the first accept pause must not be longer than the last",
@@ -283,6 +295,8 @@ mod tests {
             Options::new().backlog(BacklogLimits { low: 2, high: 1, max: 9 }),
             Options::new().pull_bytes_max(0),
             Options::new().buffered_bytes_max(0),
+            Options::new().calls_max(0),
+            Options::new().calls_max(CALLS_MAX + 1),
             Options::new().accept_pause(Duration::from_secs(2), Duration::from_secs(1)),
         ];
         for options in refused {

@@ -72,6 +72,8 @@ pub(crate) struct Reactor<C> {
 pub(crate) enum Alarm {
     /// A user's timer.
     User(Handle),
+    /// A connection's call with this sequence number has no reply yet.
+    Call(Handle, u16),
     /// An attempt to connect has taken too long.
     Connect(Handle),
     /// A connection's next deadline, as it stood when it was armed.
