@@ -12,7 +12,6 @@
 //! speak of: it calls `send` for one socket after the other, or `writev` where there are bytes of
 //! the receiver's own, and takes a short write for an error.
 
-#[allow(dead_code, reason = "made for the bench `backends`, and this one needs less of it")]
 mod support;
 
 use std::fmt;

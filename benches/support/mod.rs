@@ -3,6 +3,8 @@
 //! Start with `process.rs` for how a server is started and ended, `generator.rs` for what it has
 //! to bear, `plain_epoll.rs` for the yardstick and `ours.rs` for the library's own server.
 
+#![allow(dead_code, reason = "shared by benches, none of which needs all of it")]
+
 pub(crate) mod generator;
 pub(crate) mod ours;
 pub(crate) mod plain_epoll;

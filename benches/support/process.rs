@@ -5,10 +5,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use super::sys::{self, CpuClock};
 use super::{ours, plain_epoll};
@@ -69,7 +69,7 @@ impl fmt::Display for Server {
 
 /// A running server. Dropping it ends the process and collects it.
 pub(crate) struct ServerProcess {
-    _child: Reaped,
+    child: Reaped,
     pub(crate) cpu: CpuClock,
     pub(crate) port: u16,
 }
@@ -90,7 +90,15 @@ impl ServerProcess {
         }
         let port = line.trim_end().parse();
         let port = port.map_err(|_| io::Error::other("the server does not start"))?;
-        Ok(Self { cpu: CpuClock::of_process(child.0.id())?, _child: child, port })
+        Ok(Self { cpu: CpuClock::of_process(child.0.id())?, child, port })
+    }
+
+    /// Memory of the server that is in use.
+    pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.0.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no VmRSS"))
     }
 }
 
