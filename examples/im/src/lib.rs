@@ -7,4 +7,5 @@
 #![forbid(unsafe_code)]
 
 pub mod directory;
+pub mod http;
 pub mod messages;
