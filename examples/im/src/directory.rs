@@ -117,6 +117,17 @@ pub enum Choice<'d> {
     Full,
 }
 
+impl fmt::Display for Choice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // A server cannot break the line, whatever it calls itself.
+            Self::Server(info) => write!(f, "{}:{}", info.ip1.escape_debug(), info.port),
+            Self::NoServer => f.write_str("no message server"),
+            Self::Full => f.write_str("all message servers are full"),
+        }
+    }
+}
+
 /// Why what a message server told was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

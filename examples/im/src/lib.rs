@@ -8,4 +8,6 @@
 
 pub mod directory;
 pub mod http;
+pub mod login;
 pub mod messages;
+pub mod program;

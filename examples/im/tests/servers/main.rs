@@ -1,0 +1,4 @@
+//! The servers as their users run them: as processes, talked to by plain sockets.
+
+mod login_server;
+mod support;
