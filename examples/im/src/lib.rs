@@ -10,4 +10,6 @@ pub mod directory;
 pub mod http;
 pub mod login;
 pub mod messages;
+pub mod msg;
 pub mod program;
+pub mod users;

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use im_example::messages::Command;
@@ -98,9 +98,9 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 fn rest(lines: &Receiver<String>) -> String {
-    let mut text = String::new();
+    let (mut text, start) = (String::new(), Instant::now());
     loop {
-        match lines.recv_timeout(PATIENCE) {
+        match lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
             Ok(line) => text = text + &line + "\n",
             Err(RecvTimeoutError::Disconnected) => return text,
             Err(RecvTimeoutError::Timeout) => panic!("the program does not end; so far: {text}"),
