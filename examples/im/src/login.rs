@@ -13,7 +13,8 @@ use std::time::Duration;
 use uring_netlib::conn::{Connection, Context, DispatchError, Dispatcher};
 use uring_netlib::pdu::{FrameSpec, Pdu};
 use uring_netlib::{
-    Address, Backend, CloseReason, Delivery, Handle, Netlib, Repeat, SendError, SendStatus, TimerId,
+    Address, Backend, CloseReason, Delivery, Handle, Liveness, Netlib, Repeat, SendError,
+    SendStatus, TimerId,
 };
 
 use crate::directory::{Choice, Directory};
@@ -46,43 +47,45 @@ pub struct Settings {
 pub fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let mut net = program::options(settings.backend).build()?;
     let pdus = Delivery::Pdu(FrameSpec::teamtalk().with_max(PDU_BYTES_MAX));
-    let clients = ("clients", "--client-listen");
-    let mut listeners = program::listen(
+    // Clients do not log in here, so they are never ready.
+    let clients = program::listen(
         &mut net,
-        clients,
+        ("clients", "--client-listen"),
         &settings.client_listen,
         pdus,
+        &Liveness::client().handshake(Duration::MAX),
         |login: &mut Login, handle| {
             login.open.insert(handle);
             Box::new(Client)
         },
     )?;
-    let http = ("HTTP", "--http-listen");
-    listeners.extend(program::listen(
+    let http = program::listen(
         &mut net,
-        http,
+        ("HTTP", "--http-listen"),
         &settings.http_listen,
         Delivery::Push,
+        &Liveness::new(),
         |login, handle| {
             login.open.insert(handle);
             Box::new(HttpClient::default())
         },
-    )?);
-    let servers = ("message servers", "--msg-listen");
-    listeners.extend(program::listen(
+    )?;
+    let servers = program::listen(
         &mut net,
-        servers,
+        ("message servers", "--msg-listen"),
         &settings.msg_listen,
         pdus,
+        &Liveness::server_to_server(),
         |login, handle| {
             login.open.insert(handle);
-            Box::new(MsgServer::default())
+            Box::new(MsgServer)
         },
-    )?);
+    )?;
     program::stop_on_signal(net.remote())?;
     let mut login = Login::new(settings.links.clone());
     net.eventloop(&mut login, Duration::MAX)?;
     let open = std::mem::take(&mut login.open);
+    let listeners = [clients, http, servers].concat();
     program::close_all(&mut net, &mut login, listeners.into_iter().chain(open))
 }
 
@@ -217,16 +220,8 @@ fn on_error<C>(
 struct Client;
 
 impl Connection<Login> for Client {
-    fn on_connect(&mut self, _: &mut Login, context: &mut Context<'_, Login>) {
-        context.set_timer(CLIENT_TIMEOUT, Repeat::Once);
-    }
-
     fn on_pdu(&mut self, login: &mut Login, context: &mut Context<'_, Login>, pdu: Pdu<'_>) {
         Rc::clone(&login.client_table).dispatch(self, login, context, &pdu);
-    }
-
-    fn on_timer(&mut self, login: &mut Login, context: &mut Context<'_, Login>, _: TimerId) {
-        end(login, context, &"it did not ask");
     }
 
     fn on_close(&mut self, login: &mut Login, context: &mut Context<'_, Login>, why: CloseReason) {
@@ -276,29 +271,11 @@ impl Connection<Login> for HttpClient {
 }
 
 /// A message server, registered or about to.
-#[derive(Default)]
-struct MsgServer {
-    /// Heartbeats that were sent since it was last heard.
-    unheard: u32,
-}
+struct MsgServer;
 
 impl Connection<Login> for MsgServer {
-    fn on_connect(&mut self, _: &mut Login, context: &mut Context<'_, Login>) {
-        context.set_timer(SERVER_HEARTBEAT, Repeat::Forever);
-    }
-
     fn on_pdu(&mut self, login: &mut Login, context: &mut Context<'_, Login>, pdu: Pdu<'_>) {
-        self.unheard = 0;
         Rc::clone(&login.server_table).dispatch(self, login, context, &pdu);
-    }
-
-    fn on_timer(&mut self, login: &mut Login, context: &mut Context<'_, Login>, _: TimerId) {
-        self.unheard += 1;
-        if self.unheard >= UNHEARD_MAX {
-            end(login, context, &"it was silent for 30 s");
-        } else if let Err(error) = context.send_pdu(HeartBeat::header(), &HeartBeat {}) {
-            end_answered(login, context, Err(error));
-        }
     }
 
     fn on_close(&mut self, login: &mut Login, context: &mut Context<'_, Login>, why: CloseReason) {
@@ -340,14 +317,5 @@ fn peer(context: &mut Context<'_, Login>) -> String {
 /// Bytes of the longest PDU taken: what clients and message servers say here is short.
 const PDU_BYTES_MAX: u32 = 16 * 1024;
 
-/// How long a client may take to ask by PDU.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// How long a client may take to ask by HTTP.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How often this side says that it lives.
-const SERVER_HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// Heartbeats after which a silent message server is taken for dead: 30 s.
-const UNHEARD_MAX: u32 = 6;

@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use uring_netlib::conn::Connection;
 use uring_netlib::{
-    Address, BuildError, Delivery, Feature, Handle, ListenError, Netlib, Options, Remote,
+    Address, BuildError, Delivery, Feature, Handle, ListenError, Liveness, Netlib, Options, Remote,
 };
 
 /// Runs a program: `arguments` reads what it is to do, or `None` where help is asked for, and
@@ -109,6 +109,7 @@ pub fn listen<A>(
     (purpose, option): (&str, &str),
     addresses: &[Address],
     delivery: Delivery,
+    liveness: &Liveness,
     factory: impl Fn(&mut A, Handle) -> Box<dyn Connection<A>> + Copy + 'static,
 ) -> Result<Vec<Handle>, Box<dyn Error>> {
     let mut listeners = Vec::new();
@@ -118,6 +119,7 @@ pub fn listen<A>(
             .map_err(|error| explain(&error, address, option))?;
         let mut settings = net.option(listener)?;
         settings.set_delivery(delivery)?;
+        settings.set_liveness(liveness.clone());
         print(&format!("listening for {purpose} on {}", settings.local_address()?));
         listeners.push(listener);
     }

@@ -117,7 +117,8 @@ impl Users {
 }
 
 /// Whether a client runs on a mobile device, which is a bit of its type.
-fn is_mobile(client_type: i32) -> bool {
+#[must_use]
+pub fn is_mobile(client_type: i32) -> bool {
     client_type & 0x10 != 0
 }
 

@@ -4,11 +4,11 @@
 
 use std::fmt::Display;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use uring_netlib::conn::{Connection, Context, Dispatcher};
 use uring_netlib::pdu::Pdu;
-use uring_netlib::{CloseReason, Handle, Netlib, Repeat, SendError, SendStatus, TimerId};
+use uring_netlib::{CloseReason, Handle, Liveness, Netlib, SendError, SendStatus};
 
 use super::{Messenger, Peer, on_error};
 use crate::messages::{
@@ -16,6 +16,7 @@ use crate::messages::{
     MsgData, MsgDataAck, ResultType, SessionType, UserAction, UserInfo, UserStatType, on,
 };
 use crate::program::print;
+use crate::users::is_mobile;
 
 /// A client: a user, once logged in.
 pub(super) struct Client;
@@ -65,10 +66,6 @@ impl Peer for Client {
 }
 
 impl Connection<Messenger> for Client {
-    fn on_connect(&mut self, _: &mut Messenger, context: &mut Context<'_, Messenger>) {
-        context.set_timer(LOGIN_TIMEOUT, Repeat::Once);
-    }
-
     fn on_pdu(
         &mut self,
         messenger: &mut Messenger,
@@ -76,17 +73,6 @@ impl Connection<Messenger> for Client {
         pdu: Pdu<'_>,
     ) {
         Rc::clone(&messenger.client_table).dispatch(self, messenger, context, &pdu);
-    }
-
-    fn on_timer(
-        &mut self,
-        messenger: &mut Messenger,
-        context: &mut Context<'_, Messenger>,
-        _: TimerId,
-    ) {
-        if messenger.users.on(context.handle()).is_none() {
-            self.end(messenger, context, &"did not log in");
-        }
     }
 
     fn on_close(
@@ -113,6 +99,7 @@ fn on_login(
     }
     match admit(messenger, context.net(), handle, &login) {
         Ok(id) => {
+            context.mark_ready();
             let sent = context.reply(pdu, LoginRes::COMMAND_ID, &accepted(id, &login.user_name));
             client.expect_sent(messenger, context, sent);
         }
@@ -141,6 +128,11 @@ fn admit(
     }
     let id = messenger.users.login(handle, name, client_type);
     let id = id.ok_or((ResultType::MsgServerFull, "the server is full"))?;
+    if is_mobile(client_type)
+        && let Ok(mut option) = net.option(handle)
+    {
+        option.set_liveness(Liveness::mobile());
+    }
     print(&format!("user {id} {name:?} in, {} users", messenger.users.len()));
     messenger.tell(net, UserAction::Inc, id);
     Ok(id)
@@ -270,6 +262,3 @@ fn now() -> u32 {
 
 /// Bytes of the longest name that may log in.
 const NAME_LEN_MAX: usize = 64;
-
-/// How long a client may take to log in.
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);

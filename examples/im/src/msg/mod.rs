@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use uring_netlib::conn::{Connection, Context, DispatchError, Dispatcher};
 use uring_netlib::pdu::FrameSpec;
-use uring_netlib::{Address, Backend, Delivery, Event, Handle, Netlib, Repeat, TimerId};
+use uring_netlib::{Address, Backend, Delivery, Event, Handle, Liveness, Netlib, Repeat, TimerId};
 
 use crate::messages::{Command, KickReasonType, KickUser, MsgServInfo, UserAction, UserCntUpdate};
 use crate::program::{self, Open, print};
@@ -49,7 +49,8 @@ pub fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
         messenger.open.insert(handle);
         Box::new(Client)
     };
-    let listeners = program::listen(&mut net, clients, &settings.listen, pdus, factory)?;
+    let listeners =
+        program::listen(&mut net, clients, &settings.listen, pdus, &Liveness::client(), factory)?;
     program::stop_on_signal(net.remote())?;
     let mut info = settings.info.clone();
     if info.port == 0 {
@@ -114,7 +115,12 @@ impl Messenger {
 
     fn connect(&mut self, net: &mut Netlib<Self>, index: usize) {
         match net.connect_object(&self.uplinks[index].address, Box::new(Directory::new(index))) {
-            Ok(handle) => drop(self.open.insert(handle)),
+            Ok(handle) => {
+                self.open.insert(handle);
+                if let Ok(mut option) = net.option(handle) {
+                    option.set_liveness(Liveness::server_to_server());
+                }
+            }
             Err(error) => self.retry(net, index, &error),
         }
     }

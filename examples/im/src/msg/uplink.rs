@@ -1,4 +1,4 @@
-//! The connection to a directory: this server registers on it, and says now and then that it lives.
+//! The connection to a directory: this server registers on it.
 //!
 //! When it ends, `mod.rs` makes another one.
 
@@ -6,11 +6,10 @@
 
 use std::fmt::Display;
 use std::rc::Rc;
-use std::time::Duration;
 
+use uring_netlib::CloseReason;
 use uring_netlib::conn::{Connection, Context, Dispatcher};
 use uring_netlib::pdu::Pdu;
-use uring_netlib::{CloseReason, Repeat, TimerId};
 
 use super::{Messenger, Peer, on_error};
 use crate::messages::{Command, HeartBeat, MsgServInfo, on};
@@ -19,13 +18,11 @@ use crate::program::print;
 /// The connection to one directory.
 pub(super) struct Directory {
     index: usize,
-    /// Heartbeats that were sent since it was last heard.
-    unheard: u32,
 }
 
 impl Directory {
     pub(super) fn new(index: usize) -> Self {
-        Self { index, unheard: 0 }
+        Self { index }
     }
 
     pub(super) fn table() -> Dispatcher<Self, Messenger> {
@@ -54,7 +51,6 @@ impl Connection<Messenger> for Directory {
             self.end(messenger, context, &error);
             return;
         }
-        context.set_timer(SERVER_HEARTBEAT, Repeat::Forever);
         let uplink = &mut messenger.uplinks[self.index];
         uplink.registered = Some(context.handle());
         print(&format!("registered with directory {}, {users} users", uplink.address));
@@ -66,22 +62,7 @@ impl Connection<Messenger> for Directory {
         context: &mut Context<'_, Messenger>,
         pdu: Pdu<'_>,
     ) {
-        self.unheard = 0;
         Rc::clone(&messenger.uplink_table).dispatch(self, messenger, context, &pdu);
-    }
-
-    fn on_timer(
-        &mut self,
-        messenger: &mut Messenger,
-        context: &mut Context<'_, Messenger>,
-        _: TimerId,
-    ) {
-        self.unheard += 1;
-        if self.unheard >= UNHEARD_MAX {
-            self.end(messenger, context, &"it was silent for 30 s");
-        } else if let Err(error) = context.send_pdu(HeartBeat::header(), &HeartBeat {}) {
-            self.end(messenger, context, &error);
-        }
     }
 
     fn on_close(
@@ -93,9 +74,3 @@ impl Connection<Messenger> for Directory {
         self.forget(messenger, context, &why);
     }
 }
-
-/// How often this side says that it lives.
-const SERVER_HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// Heartbeats after which a silent directory is taken for dead: 30 s.
-const UNHEARD_MAX: u32 = 6;

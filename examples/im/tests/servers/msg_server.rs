@@ -385,6 +385,37 @@ fn a_directory_that_comes_back_is_told_the_count() {
     }
 }
 
+/// A directory hears that the server lives, by the original's heartbeat.
+#[test]
+fn directories_hear_heartbeats() {
+    // All of them at once, as it takes five seconds.
+    let servers: Vec<MsgServer> =
+        backends().iter().map(|backend| MsgServer::registered(backend, &[])).collect();
+    for mut server in servers {
+        server.directories[0].expect(0, &HeartBeat {});
+    }
+}
+
+/// Who does not log in is closed in a while, and who has logged in is not.
+#[test]
+fn a_client_has_to_log_in() {
+    // All of them at once, as it takes fifteen seconds.
+    let servers: Vec<MsgServer> =
+        backends().iter().map(|backend| MsgServer::registered(backend, &[])).collect();
+    let connect = |server: &MsgServer| {
+        let mobile = server.login("ann", ClientType::Ios).0;
+        let user = server.login("ann", ClientType::Windows).0;
+        (vec![mobile, user], Peer::connect(&server.clients))
+    };
+    for (users, mut silent) in servers.iter().map(connect).collect::<Vec<_>>() {
+        silent.expect_end();
+        for mut user in users {
+            user.send(5, &HeartBeat {});
+            user.expect(5, &HeartBeat {});
+        }
+    }
+}
+
 /// Both programs together: a user is sent to the server that has registered, and counted there.
 #[test]
 fn the_directory_sends_users_to_the_server() {
