@@ -3,8 +3,8 @@
 //! Completions of io_uring on modern Linux, and the very same surface on epoll where io_uring is
 //! missing or forbidden. The surface is netlib's: listen, connect, send, recv, close, option,
 //! timers, loop callbacks and an event loop, made safe and bounded. Start at [`Netlib`], which has
-//! the rules and a server in twenty lines; [`limits`] has every limit, [`pdu`] the format, [`Stats`]
-//! what is counted.
+//! the rules and a server in twenty lines; [`limits`] has every limit, [`pdu`] the format, and
+//! [`Stats`] what is counted.
 //!
 //! The inside is described in ARCHITECTURE.md.
 

@@ -5,7 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::mem;
 use std::os::fd::OwnedFd;
 
@@ -18,7 +17,7 @@ use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
 use crate::pdu::Reader;
-use crate::reactor::{Block, Hold, Origin, Release, Socket, Spare, State};
+use crate::reactor::{Block, Gate, Hold, Origin, Release, Socket, Spare, State};
 
 impl<A> Netlib<A> {
     pub(super) fn dispatch(&mut self, app: &mut A, completion: Completion) {
@@ -45,10 +44,11 @@ impl<A> Netlib<A> {
             (State::Connected, Outcome::Received(chunk)) => {
                 self.reactor.stats.bytes_in += chunk.len() as u64;
                 socket.pulse.note_received(self.reactor.now_ms);
-                socket.fill_meter(self.reactor.now_ms);
+                let is_metered = socket.fill_meter(self.reactor.now_ms);
                 self.deliver(app, handle, &chunk);
-                self.judge_speed(app, handle, chunk.len());
-                self.judge_size(app, handle);
+                if is_metered {
+                    self.judge_speed(app, handle, chunk.len());
+                }
             }
             (State::Connected, Outcome::EndOfStream) => self.on_end_of_stream(app, handle),
             (State::Connected | State::Flushing | State::Lingering, Outcome::NoBuffers) => {
@@ -84,6 +84,9 @@ impl<A> Netlib<A> {
             (state, outcome) => unreachable!("{state:?} cannot see {outcome:?}"),
         }
         self.reactor.reconcile(&mut self.driver, handle);
+        if self.reactor.is_overfull() {
+            self.judge_size(app, handle);
+        }
     }
 
     /// Tells what was held back, once it may be told.
@@ -97,8 +100,10 @@ impl<A> Netlib<A> {
 
     fn on_accepted(&mut self, app: &mut A, listener: Handle, client: OwnedFd) {
         let Some(socket) = self.reactor.sockets.find_mut(listener) else { return };
-        socket.pause_ms = 0;
-        socket.accept_failures = 0;
+        if let Some(gate) = &mut socket.gate {
+            gate.pause_ms = 0;
+            gate.failures = 0;
+        }
         let (user_data, family) = (socket.user_data, socket.family);
         let settings = socket.settings();
         let Ok(block) = self.admit(listener, &client) else {
@@ -137,7 +142,7 @@ impl<A> Netlib<A> {
     fn admit(&mut self, listener: Handle, client: &OwnedFd) -> Result<Option<Block>, TooMany> {
         let now_ms = self.reactor.now_ms;
         let Some(socket) = self.reactor.sockets.find_mut(listener) else { return Ok(None) };
-        let Some(admission) = &mut socket.admission else { return Ok(None) };
+        let Some(Gate { admission, .. }) = socket.gate.as_deref_mut() else { return Ok(None) };
         let block = admission.asks_for_addresses().then(|| block_of(client)).flatten();
         let has_room = admission.has_room(block);
         if let Some(rested_ms) = admission.knock(now_ms) {
@@ -152,10 +157,12 @@ impl<A> Netlib<A> {
             self.reactor.rest(handle, now_ms);
         } else if !errno.is_of_the_client() {
             self.fail(app, handle, CloseReason::from_errno(errno));
-        } else if let Some(socket) = self.reactor.sockets.find_mut(handle) {
+        } else if let Some(socket) = self.reactor.sockets.find_mut(handle)
+            && let Some(gate) = &mut socket.gate
+        {
             // One client's failure says nothing of the next; but many in a row are a firewall's.
-            socket.accept_failures = socket.accept_failures.saturating_add(1);
-            if socket.accept_failures > ACCEPT_FAILURES_MAX {
+            gate.failures = gate.failures.saturating_add(1);
+            if gate.failures > ACCEPT_FAILURES_MAX {
                 let now_ms = self.now_ms();
                 self.reactor.rest(handle, now_ms);
             }
@@ -171,7 +178,7 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.enter(State::Connected, &mut self.reactor.census);
         socket.open(self.reactor.now_ms);
-        socket.candidates = VecDeque::new();
+        socket.attempt = None;
         self.reactor.watch(handle);
         self.tell(app, handle, Event::Confirm);
     }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use crate::driver::{Driver, Family, Op};
 use crate::error::{ConnectError, Errno, ListenError};
 use crate::event::{CloseReason, Handle};
 use crate::options::ListenOptions;
-use crate::reactor::{Admission, Alarm, Socket, State};
+use crate::reactor::{Admission, Alarm, Attempt, Gate, Socket, State};
 use crate::resolver::Answer;
 
 impl<A> Netlib<A> {
@@ -93,7 +94,7 @@ impl<A> Netlib<A> {
         self.adopt(handle, socket.into(), family).map_err(ListenError::System)?;
         let admission = Admission::new(&options, self.now_ms());
         if let Some(socket) = self.reactor.sockets.find_mut(handle) {
-            socket.admission = Some(Box::new(admission));
+            socket.gate = Some(Box::new(Gate { admission, failures: 0, pause_ms: 0 }));
         }
         self.reactor.reconcile(&mut self.driver, handle);
         Ok(handle)
@@ -129,8 +130,10 @@ impl<A> Netlib<A> {
             (None, _) => return Err(ConnectError::Address(AddressError::BadPath)),
         };
         let deadline_ms = self.deadline(self.options.connect_timeout);
-        if let Some(socket) = self.reactor.sockets.find_mut(handle) {
-            socket.deadline_ms = deadline_ms;
+        if let Some(socket) = self.reactor.sockets.find_mut(handle)
+            && socket.state() == State::Idle
+        {
+            socket.attempt = Some(Box::new(Attempt { deadline_ms, candidates: VecDeque::new() }));
         }
         self.reactor.arm(handle, deadline_ms, Alarm::Connect(handle));
         Ok(handle)
@@ -176,7 +179,9 @@ impl<A> Netlib<A> {
         let mut failure = None;
         loop {
             let Some(socket) = self.reactor.sockets.find_mut(handle) else { return Err(failure) };
-            let address = socket.candidates.pop_front().ok_or(failure)?;
+            let attempt = socket.attempt.as_mut();
+            let address = attempt.and_then(|attempt| attempt.candidates.pop_front());
+            let address = address.ok_or(failure)?;
             if self.driver.socket(handle).is_some() {
                 self.driver.close(handle);
             }
@@ -193,8 +198,9 @@ impl<A> Netlib<A> {
     fn arm_attempt(&mut self, handle: Handle) {
         let now_ms = self.now_ms();
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
-        let attempts = socket.candidates.len() as u64 + 1;
-        let share_ms = socket.deadline_ms.saturating_sub(now_ms).div_ceil(attempts);
+        let Some(attempt) = &socket.attempt else { return };
+        let attempts = attempt.candidates.len() as u64 + 1;
+        let share_ms = attempt.deadline_ms.saturating_sub(now_ms).div_ceil(attempts);
         self.reactor.arm(handle, now_ms + share_ms, Alarm::Connect(handle));
     }
 
@@ -206,7 +212,9 @@ impl<A> Netlib<A> {
             return;
         }
         socket.enter(State::Connecting, &mut self.reactor.census);
-        socket.candidates = addresses.into_iter().take(CANDIDATES_MAX).collect();
+        if let Some(attempt) = &mut socket.attempt {
+            attempt.candidates = addresses.into_iter().take(CANDIDATES_MAX).collect();
+        }
         if let Err(failure) = self.try_next_candidate(handle) {
             let reason = failure.map_or(CloseReason::ResolveFailed, CloseReason::from_errno);
             self.fail(app, handle, reason);

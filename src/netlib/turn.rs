@@ -57,8 +57,7 @@ impl<A> Netlib<A> {
         let timeout = self.wait_limit(wait_timeout);
         let mut batch = mem::take(&mut self.batch);
         let waited = self.driver.wait(timeout, &mut batch);
-        let woken_ms = self.now_ms();
-        self.reactor.now_ms = woken_ms;
+        self.reactor.now_ms = self.now_ms();
         self.reactor.stats.count_batch(batch.len());
         for completion in batch.drain(..) {
             self.dispatch(app, completion);
@@ -75,13 +74,11 @@ impl<A> Netlib<A> {
             }
         }
         self.tell_crowd(app);
-        // Before any deadline is looked at; and once more for what the rest of the turn takes.
-        self.note_absence(woken_ms);
         self.fire_alarms(app);
         self.call_loops(app);
         // Every chunk of this turn is back, so as many sockets as there are buffers can go on.
         self.reactor.feed(&mut self.driver, self.options.pool_buffers.into());
-        self.note_absence(woken_ms);
+        self.note_absence();
         Ok(())
     }
 
@@ -97,7 +94,8 @@ impl<A> Netlib<A> {
     }
 
     fn fire_alarms(&mut self, app: &mut A) {
-        let now_ms = self.now_ms();
+        // What comes due while callbacks run has the next turn, which does not wait for it.
+        let now_ms = self.reactor.now_ms;
         while let Some((_, deadline_ms, alarm)) = self.reactor.alarms.pop_expired(now_ms) {
             self.reactor.stats.count_alarm(now_ms.saturating_sub(deadline_ms));
             match alarm {
@@ -115,7 +113,7 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.owned(handle) else { return };
         match socket.state() {
             // The next address gets its turn when this attempt has ended.
-            State::Connecting if !socket.candidates.is_empty() => {
+            State::Connecting if socket.has_candidates() => {
                 socket.cancelled.insert(Op::Connect);
                 self.driver.cancel(handle, Ops::only(Op::Connect));
             }

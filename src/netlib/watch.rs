@@ -64,10 +64,10 @@ impl<A> Netlib<A> {
         deadline != Deadline::Lifetime && now_ms < self.excused_until_ms
     }
 
-    /// Callbacks have kept the loop away from this time until now.
-    pub(super) fn note_absence(&mut self, since_ms: u64) {
+    /// A turn is over; whether its callbacks have kept the loop away for long.
+    pub(super) fn note_absence(&mut self) {
         let now_ms = self.now_ms();
-        if now_ms.saturating_sub(since_ms) >= ABSENCE_MS {
+        if now_ms.saturating_sub(self.reactor.now_ms) >= ABSENCE_MS {
             self.excused_until_ms = now_ms.saturating_add(ABSENCE_MS);
         }
     }
@@ -100,12 +100,8 @@ impl<A> Netlib<A> {
         self.reactor.watch(handle);
     }
 
-    /// More was kept for a connection; if it is too much for all together, that one has to go.
+    /// Too much is kept for all together; if some of it is for this connection, it has to go.
     pub(super) fn judge_size(&mut self, app: &mut A, handle: Handle) {
-        self.reactor.recount(handle);
-        if !self.reactor.is_overfull() {
-            return;
-        }
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
         if socket.state() == State::Connected && !socket.reader.is_empty() {
             let reason = CloseReason::Exceeded(Limit::Buffered);
@@ -173,5 +169,5 @@ impl<A> Netlib<A> {
 /// More than a connection has deadlines.
 const DUE_MAX: usize = 8;
 
-/// How long callbacks may take before peers are given as much time again.
+/// How long the loop may be away before peers are given as much time again.
 const ABSENCE_MS: u64 = 1000;

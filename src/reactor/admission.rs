@@ -56,6 +56,11 @@ impl Admission {
         self.per_address_max < u32::MAX
     }
 
+    /// Whether connections are counted at all.
+    pub(crate) fn counts(&self) -> bool {
+        self.connections_max < u32::MAX || self.asks_for_addresses()
+    }
+
     /// Whether one more may come in.
     pub(crate) fn has_room(&self, block: Option<Block>) -> bool {
         let of_block = block.and_then(|block| self.by_block.get(&block)).copied().unwrap_or(0);

@@ -23,7 +23,7 @@ pub(crate) use admission::{Admission, Block};
 use backlog::Backlog;
 pub use backlog::SendStatus;
 pub(crate) use pulse::Due;
-pub(crate) use socket::{Census, Hold, Origin, Settings, Socket, State};
+pub(crate) use socket::{Attempt, Census, Gate, Hold, Origin, Settings, Socket, State};
 pub(crate) use spare::Spare;
 pub(crate) use table::Table;
 pub(crate) use timer::{TimerKey, Wheel};
@@ -131,11 +131,11 @@ impl<C> Reactor<C> {
         let socket = self.sockets.remove(handle)?;
         self.census.remove(socket.state());
         self.buffered -= socket.counted;
-        if let Some(Origin { listener, block }) = socket.origin
-            && let Some(listener) = self.sockets.find_mut(listener)
-            && let Some(admission) = &mut listener.admission
+        if let Some(origin) = &socket.origin
+            && let Some(listener) = self.sockets.find_mut(origin.listener)
+            && let Some(gate) = &mut listener.gate
         {
-            admission.leave(block);
+            gate.admission.leave(origin.block);
         }
         Some(socket)
     }
@@ -143,19 +143,19 @@ impl<C> Reactor<C> {
     /// A connection was let in by its listener.
     pub(crate) fn enter(&mut self, handle: Handle, origin: Origin) {
         let Some(listener) = self.sockets.find_mut(origin.listener) else { return };
-        let Some(admission) = &mut listener.admission else { return };
-        admission.enter(origin.block);
+        let Some(gate) = listener.gate.as_mut().filter(|gate| gate.admission.counts()) else {
+            return;
+        };
+        gate.admission.enter(origin.block);
         if let Some(socket) = self.sockets.find_mut(handle) {
-            socket.origin = Some(origin);
+            socket.origin = Some(Box::new(origin));
         }
     }
 
     /// Counts the bytes kept for a socket anew, after they have changed.
     pub(crate) fn recount(&mut self, handle: Handle) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
-        let now = socket.buffered();
-        let before = std::mem::replace(&mut socket.counted, now);
-        self.buffered = self.buffered - before + now;
+        self.buffered = self.buffered - socket.counted + socket.count();
     }
 
     pub(crate) const fn buffered(&self) -> usize {
@@ -296,7 +296,10 @@ impl<C> Reactor<C> {
                 socket.outstanding.insert(Op::Send);
                 socket.pulse.note_flight(self.now_ms);
                 driver.send(handle, outgoing);
-                self.watch(handle);
+                // An alarm that is armed already is nearly always in time.
+                if socket.pulse.look_ms() < socket.alarm_ms {
+                    self.watch(handle);
+                }
             }
         }
         self.dirty = dirty;
@@ -372,9 +375,10 @@ impl<C> Reactor<C> {
     pub(crate) fn rest(&mut self, handle: Handle, now_ms: u64) {
         self.stats.accept_pauses += 1;
         let Some(socket) = self.sockets.find_mut(handle) else { return };
-        let doubled = socket.pause_ms.saturating_mul(2);
-        socket.pause_ms = doubled.clamp(self.pause_min_ms, self.pause_max_ms);
-        let deadline = now_ms.saturating_add(socket.pause_ms);
+        let Some(gate) = &mut socket.gate else { return };
+        let doubled = gate.pause_ms.saturating_mul(2);
+        gate.pause_ms = doubled.clamp(self.pause_min_ms, self.pause_max_ms);
+        let deadline = now_ms.saturating_add(gate.pause_ms);
         self.arm(handle, deadline, Alarm::Accept(handle));
         self.resting.push(handle);
     }
@@ -470,9 +474,9 @@ impl<C> Reactor<C> {
     /// Submits whatever the socket's state asks for and is not outstanding, cancels what it does
     /// not want any more, and frees the socket once it is over.
     pub(crate) fn reconcile<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
-        self.recount(handle);
         let is_scarce = self.is_scarce();
         let Some(socket) = self.sockets.find_mut(handle) else { return };
+        self.buffered = self.buffered - socket.counted + socket.count();
         if socket.state() == State::Lingering && socket.is_flooded() {
             socket.enter(State::Cancelling, &mut self.census);
         }

@@ -105,6 +105,11 @@ impl Pulse {
         self.flight = Flight { look_ms, moved_ms: now_ms, progress: None };
     }
 
+    /// When progress is to be looked at; `NEVER` while nothing flies.
+    pub(crate) const fn look_ms(&self) -> u64 {
+        self.flight.look_ms
+    }
+
     /// They have left, or never will.
     pub(crate) fn note_landing(&mut self) {
         self.flight = Flight::NONE;

@@ -56,23 +56,36 @@ pub(crate) struct Socket<C> {
     pub(crate) limits: Rc<Limits>,
     /// `None` where nothing is limited.
     pub(crate) meter: Option<Box<Meter>>,
-    /// When an attempt to connect must be over, all of its addresses included.
-    pub(crate) deadline_ms: u64,
-    /// Further addresses of a connecting socket's host, to be tried in turn.
-    pub(crate) candidates: VecDeque<SocketAddr>,
+    /// Of an attempt to connect to a host.
+    pub(crate) attempt: Option<Box<Attempt>>,
     /// Bytes that came after the user was done with the socket.
     pub(crate) discarded: usize,
     /// PDUs that reached no handler.
     pub(crate) errors: u32,
     /// Bytes kept for this socket, as they were counted last.
     pub(crate) counted: usize,
-    /// Of a listener: whom it lets in.
-    pub(crate) admission: Option<Box<Admission>>,
-    /// Of an accepted connection: who let it in.
-    pub(crate) origin: Option<Origin>,
+    /// Of a listener.
+    pub(crate) gate: Option<Box<Gate>>,
+    /// Of an accepted connection, where its listener counts: who let it in.
+    pub(crate) origin: Option<Box<Origin>>,
+}
+
+/// What is kept of an attempt to connect to a host that may have several addresses.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// When it must be over, all of its addresses included.
+    pub(crate) deadline_ms: u64,
+    /// Further addresses of the host, to be tried in turn.
+    pub(crate) candidates: VecDeque<SocketAddr>,
+}
+
+/// What is kept of a listener.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) admission: Admission,
     /// Accepts that failed in a row.
-    pub(crate) accept_failures: u8,
-    /// The pause of a listener that found no descriptor, in ms; doubled each time.
+    pub(crate) failures: u8,
+    /// Its pause when it found no descriptor, in ms; doubled each time.
     pub(crate) pause_ms: u64,
 }
 
@@ -213,15 +226,12 @@ impl<C> Socket<C> {
             pulse: Pulse::new(liveness, 0),
             limits,
             meter: None,
-            deadline_ms: u64::MAX,
-            candidates: VecDeque::new(),
+            attempt: None,
             discarded: 0,
             errors: 0,
             counted: 0,
-            admission: None,
+            gate: None,
             origin: None,
-            accept_failures: 0,
-            pause_ms: 0,
         }
     }
 
@@ -229,9 +239,16 @@ impl<C> Socket<C> {
         self.state
     }
 
-    /// Bytes kept for it alone.
-    pub(crate) fn buffered(&self) -> usize {
-        self.reader.len() + self.backlog.own_queued()
+    /// Counts the bytes that are kept for it, and for no other: parts of PDUs, what is held back,
+    /// and own bytes that are pending.
+    pub(crate) fn count(&mut self) -> usize {
+        self.counted = self.reader.len() + self.backlog.own_queued();
+        self.counted
+    }
+
+    /// Whether its host has further addresses to be tried.
+    pub(crate) fn has_candidates(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| !attempt.candidates.is_empty())
     }
 
     /// Whether its user has not given it up.
@@ -270,11 +287,11 @@ impl<C> Socket<C> {
         self.meter = Meter::new(&self.limits, now_ms);
     }
 
-    /// Time has passed for the peer's rate.
-    pub(crate) fn fill_meter(&mut self, now_ms: u64) {
-        if let Some(meter) = &mut self.meter {
-            meter.fill(now_ms);
-        }
+    /// Time has passed for the peer's rate; whether it has one.
+    pub(crate) fn fill_meter(&mut self, now_ms: u64) -> bool {
+        let Some(meter) = &mut self.meter else { return false };
+        meter.fill(now_ms);
+        true
     }
 
     /// A PDU is delivered; a peer that is too fast is held back after it.
