@@ -175,6 +175,12 @@ impl fmt::Display for AddressError {
 
 impl error::Error for AddressError {}
 
+impl From<std::convert::Infallible> for AddressError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 const NAME_LEN_MAX: usize = 253;
 /// The first length that does not fit into `sun_path` with its terminator.
 const UNIX_LEN_MAX: usize = 108;

@@ -50,7 +50,7 @@ pub use error::{
 pub use event::{
     Callback, CloseReason, Deadline, Event, Handle, Limit, LoopId, SocketState, TimerId,
 };
-pub use netlib::{BackendInfo, Broadcast, Netlib, Repeat, SocketOptions};
+pub use netlib::{BackendInfo, Broadcast, Netlib, ReconnectSet, Repeat, SocketOptions};
 pub use options::{
     Backend, BacklogLimits, Delivery, Feature, Features, Limits, ListenOptions, Liveness, Options,
     Rate,

@@ -5,15 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+mod backoff;
 pub(crate) mod call;
 mod context;
 mod dispatch;
+mod set;
 
 use std::any::Any;
 
+pub use backoff::Backoff;
 pub use call::{Answer, Call, CallError, CallRefused};
 pub use context::Context;
 pub use dispatch::{DispatchError, Dispatcher, ErrorHook, Handler};
+pub(crate) use set::{MEMBERS_MAX, MemberFactory, Phase, Roster, Watcher};
+pub use set::{MemberEnd, MemberInfo, MemberState, SetChange, SetError, SetId};
 
 use crate::event::{CloseReason, Handle, TimerId};
 use crate::pdu::Pdu;

@@ -180,6 +180,7 @@ impl<A> Netlib<A> {
         socket.open(self.reactor.now_ms);
         socket.attempt = None;
         self.reactor.watch(handle);
+        self.open_member(handle);
         self.tell(app, handle, Event::Confirm);
     }
 

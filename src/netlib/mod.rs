@@ -2,7 +2,7 @@
 //! from the event loop, which is in `turn.rs` (C1).
 //!
 //! Options of one socket are in `option.rs`, timers and loop callbacks in `timers.rs`, sends to
-//! many in `fanout.rs`. Rules C1 to C7 are listed at [`Netlib`].
+//! many in `fanout.rs`, reconnect sets in `sets.rs`. Rules C1 to C7 are listed at [`Netlib`].
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod calls;
 mod dispatch;
 mod fanout;
 mod option;
+mod sets;
 mod setup;
 mod tell;
 mod timers;
@@ -22,12 +23,15 @@ use std::time::Duration;
 
 pub use fanout::Broadcast;
 pub use option::SocketOptions;
+pub use sets::ReconnectSet;
+use sets::Sets;
 use tell::{Hosted, Owner};
 pub use timers::Repeat;
 use timers::{Loop, TIMERS_MAX, Timer};
 
 use crate::address::Address;
 use crate::clock::Clock;
+use crate::conn::MemberEnd;
 use crate::driver::{Auto, Completion, Driver};
 use crate::error::{
     BuildError, ConnectError, ListenError, RecvError, SendError, Stale, UringError,
@@ -85,6 +89,7 @@ pub struct Netlib<A> {
     reactor: Reactor<Owner<A>>,
     timers: Table<Timer<A>>,
     loops: Vec<Loop<A>>,
+    sets: Sets<A>,
     loops_added: u64,
     resolver: Resolver,
     remote: Remote,
@@ -110,6 +115,7 @@ impl<A> Netlib<A> {
             reactor: Reactor::new(&options),
             timers: Table::new(TIMERS_MAX),
             loops: Vec::new(),
+            sets: Sets::new(),
             loops_added: 0,
             resolver: Resolver::new(driver.waker()),
             driver,
@@ -462,6 +468,7 @@ impl<A> Netlib<A> {
         let limit = self.options.close_timeout;
         let deadline = self.deadline(if has_pending { limit } else { limit.min(LINGER_MAX) });
         self.reactor.release(&mut self.driver, handle, release, deadline);
+        self.leave_set(handle, MemberEnd::ByApplication);
         drop(owner);
     }
 
@@ -490,6 +497,7 @@ impl<A> fmt::Debug for Netlib<A> {
             .field("driver", &self.driver)
             .field("sockets", &self.reactor.sockets.len())
             .field("timers", &self.timers.len())
+            .field("sets", &self.sets)
             .field("is_running", &self.is_running)
             .finish_non_exhaustive()
     }

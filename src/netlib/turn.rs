@@ -1,7 +1,8 @@
 //! The event loop: one turn after the other.
 //!
 //! A turn gives all pending bytes to the driver, waits, and then tells in this order: what
-//! completed, what was held back, what is due, and that the turn is over.
+//! completed, what was held back, what is due, how reconnect sets changed, and that the turn is
+//! over.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +10,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::Netlib;
+use crate::conn::MemberEnd;
 use crate::driver::{Driver, Op, Ops};
 use crate::error::RunError;
 use crate::event::{CloseReason, Event, Handle};
@@ -74,7 +76,9 @@ impl<A> Netlib<A> {
             }
         }
         self.tell_crowd(app);
+        self.start_sets(app);
         self.fire_alarms(app);
+        self.tell_sets(app);
         self.call_loops(app);
         // Every chunk of this turn is back, so as many sockets as there are buffers can go on.
         self.reactor.feed(&mut self.driver, self.options.pool_buffers.into());
@@ -84,7 +88,7 @@ impl<A> Netlib<A> {
 
     /// How long the driver may wait; `None` for as long as it takes.
     fn wait_limit(&self, wait_timeout: Duration) -> Option<Duration> {
-        if self.reactor.is_busy() {
+        if self.reactor.is_busy() || self.sets.is_busy() {
             return Some(Duration::ZERO);
         }
         let due = self.reactor.alarms.next_tick();
@@ -105,6 +109,7 @@ impl<A> Netlib<A> {
                 Alarm::Watch(handle) => self.on_watch(app, handle, now_ms),
                 Alarm::Close(handle) => self.reactor.cut(&mut self.driver, handle),
                 Alarm::Accept(handle) => self.reactor.awaken(&mut self.driver, handle),
+                Alarm::Reconnect(member) => self.attempt(app, member),
             }
         }
     }
@@ -141,6 +146,7 @@ impl<A> Netlib<A> {
         self.reactor.stats.closes.count(reason);
         socket.enter(State::Ending, &mut self.reactor.census);
         self.reactor.disarm(handle);
+        self.leave_set(handle, MemberEnd::Closed(reason));
         self.close_calls(app, handle, reason);
         self.tell(app, handle, Event::Close(reason));
         let Some(socket) = self.reactor.sockets.find(handle) else { return };

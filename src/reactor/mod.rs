@@ -23,7 +23,7 @@ pub(crate) use admission::{Admission, Block};
 use backlog::Backlog;
 pub use backlog::SendStatus;
 pub(crate) use pulse::Due;
-pub(crate) use socket::{Attempt, Census, Gate, Hold, Origin, Settings, Socket, State};
+pub(crate) use socket::{Attempt, Census, Gate, Hold, MemberKey, Origin, Settings, Socket, State};
 pub(crate) use spare::Spare;
 pub(crate) use table::Table;
 pub(crate) use timer::{TimerKey, Wheel};
@@ -82,6 +82,8 @@ pub(crate) enum Alarm {
     Close(Handle),
     /// A listener has rested.
     Accept(Handle),
+    /// A member of a reconnect set has waited.
+    Reconnect(MemberKey),
 }
 
 /// How a socket goes once its user is done with it.

@@ -45,6 +45,8 @@ pub(crate) struct Socket<C> {
     pub(crate) delivery: Delivery,
     pub(crate) owner: C,
     pub(crate) user_data: u64,
+    /// The member of a reconnect set whose connection or attempt this is.
+    pub(crate) member: Option<MemberKey>,
     /// Timers that go with the connection.
     pub(crate) timers: Vec<TimerId>,
     /// The one alarm of the state: of connecting, of a connection's next deadline, of closing, or
@@ -94,6 +96,13 @@ pub(crate) struct Gate {
 pub(crate) struct Origin {
     pub(crate) listener: Handle,
     pub(crate) block: Option<Block>,
+}
+
+/// Names one member of one reconnect set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemberKey {
+    pub(crate) set: Handle,
+    pub(crate) index: u32,
 }
 
 /// Where a socket is in its life. Forward only, from the top to the bottom.
@@ -220,6 +229,7 @@ impl<C> Socket<C> {
             delivery,
             owner,
             user_data,
+            member: None,
             timers: Vec::new(),
             alarm: None,
             alarm_ms: NEVER,

@@ -15,6 +15,7 @@
 mod app;
 mod child;
 mod program;
+pub mod sets;
 mod world;
 
 use std::any::Any;
