@@ -148,6 +148,9 @@ fn a_bad_argument_is_exit_code_two() {
         ("echo_client", &["--depth", "0"]),
         ("echo_client", &["--size", "15"]),
         ("echo_client", &["--count"]),
+        ("connector", &["--rounds", "0"]),
+        ("connector", &["--backoff", "long"]),
+        ("connector", &["--addresses", "localhost"]),
         ("doctor", &["--verbose"]),
     ];
     for (name, arguments) in refused {
@@ -156,7 +159,7 @@ fn a_bad_argument_is_exit_code_two() {
         assert_eq!(ending.stderr.lines().count(), 1, "{name} {arguments:?}: {ending:?}");
         assert!(ending.stderr.starts_with(&format!("{name}: ")), "{ending:?}");
     }
-    for name in ["echo", "echo_client", "doctor"] {
+    for name in ["echo", "echo_client", "connector", "doctor"] {
         let ending = Program::start(name, &["--help"]).finish();
         assert_eq!((ending.code, ending.stderr.as_str()), (Some(0), ""), "{name}");
         assert!(!ending.stdout.is_empty());
