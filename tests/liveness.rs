@@ -229,6 +229,34 @@ fn a_paused_peer_is_not_blamed() {
     });
 }
 
+/// A connection that waits for a receive buffer when its alarm goes off is watched on after it.
+#[test]
+fn a_starved_connection_is_watched_on() {
+    on_every_backend(|lane| {
+        let clock = ManualClock::new();
+        let options = lane.options().clock(&clock).liveness(Liveness::new().read_idle(secs(100)));
+        let options = options.pool(1, 64).delivery(Delivery::Push);
+        let mut timed = Timed { world: World::with(options), clock };
+        let (_, address) = timed.world.listen();
+        let mut peers: Vec<_> = (0..3).map(|_| timed.world.accepted_peer(address)).collect();
+        for (peer, _) in &mut peers {
+            peer.write_all(&[0; 20_000]).unwrap();
+        }
+        // Each turn serves one of them, and the others wait.
+        for step in [60, 40] {
+            for _ in 0..6 {
+                timed.world.turn();
+            }
+            timed.pass(secs(step));
+        }
+        assert!(timed.world.net.stats().bytes_in < 60_000, "they still wait");
+        timed.world.turn_until("all bytes", |world| world.net.stats().bytes_in == 60_000);
+        timed.world.settle();
+        timed.pass(secs(100));
+        assert_eq!(timed.world.net.stats().closes.read_idle, 3);
+    });
+}
+
 /// A loop that was kept away by a callback listens before it blames anybody for silence.
 #[test]
 fn an_absent_loop_listens_first() {

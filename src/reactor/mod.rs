@@ -359,6 +359,8 @@ impl<C> Reactor<C> {
             if socket.wants_receive() && !socket.outstanding.has(Op::Receive) {
                 self.receive(driver, handle);
             }
+            // While it waited its silence was not watched.
+            self.watch(handle);
         }
     }
 
