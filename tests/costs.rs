@@ -6,13 +6,18 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use support::{Address, Event, Handle, Lane, Netlib, SocketState, frame, on_every_backend};
+use prost::Message;
+use support::{
+    Address, Event, Handle, Lane, Limits, Liveness, Netlib, Rate, SocketState, frame,
+    on_every_backend,
+};
 use uring_netlib::Shared;
-use uring_netlib::conn::{Call, Connection};
-use uring_netlib::pdu::Header;
+use uring_netlib::conn::{Call, Connection, Context, Dispatcher};
+use uring_netlib::pdu::{self, HEADER_LEN, Header, Pdu};
 
 /// Counts the allocations of each thread.
 struct Counting;
@@ -190,6 +195,73 @@ fn a_call_costs_no_allocation() {
             allocations += if round > 100 { count } else { 0 };
         }
         assert_eq!(allocations, 0, "allocations for 1000 calls on {lane}");
+    });
+}
+
+/// A connection's object that hands its PDUs to a table, and has deadlines and rates.
+struct Worker {
+    table: Rc<Dispatcher<Self, Echo>>,
+}
+
+impl Connection<Echo> for Worker {
+    fn on_pdu(&mut self, app: &mut Echo, context: &mut Context<'_, Echo>, pdu: Pdu<'_>) {
+        Rc::clone(&self.table).dispatch(self, app, context, &pdu);
+    }
+}
+
+/// Once warm, a PDU costs no allocation on its way through an object, a table, and a reply, with
+/// every deadline and rate watched.
+#[test]
+fn a_pdu_for_an_object_costs_no_allocation() {
+    const ROUNDS: u64 = 2000;
+    on_every_backend(|lane| {
+        let limits =
+            Limits::new().pdus(Rate::per_second(u32::MAX)).bytes(Rate::per_second(1 << 30));
+        let liveness = Liveness::client().heartbeat(Duration::from_secs(5));
+        let mut net = lane.options().limits(limits).liveness(liveness).build().unwrap();
+        let table =
+            Dispatcher::new().on(7, 0, |_: &mut Worker, app: &mut Echo, context, pdu, n: u64| {
+                app.pdus += 1;
+                context.mark_ready();
+                context.reply(pdu, 1, &(n + 1)).unwrap();
+            });
+        let table = Rc::new(table);
+        let factory = move |_: &mut Echo, _| -> Box<dyn Connection<Echo>> {
+            Box::new(Worker { table: Rc::clone(&table) })
+        };
+        let listener = net.listen_objects("127.0.0.1:0", factory).unwrap();
+        let Address::Ip(address) = net.option(listener).unwrap().local_address().unwrap() else {
+            panic!("an IPv4 address");
+        };
+        let client = thread::spawn(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let mut asked = Vec::new();
+            let header = Header::new(7, 0);
+            for number in 0..5_u64 {
+                pdu::encode(&header, &(1_000_000 + number), 1024, &mut asked).unwrap();
+            }
+            let mut answer = vec![0; asked.len()];
+            for _ in 0..ROUNDS {
+                stream.write_all(&asked).unwrap();
+                stream.read_exact(&mut answer).unwrap();
+            }
+            // Of the fifth: the number that was asked, and one.
+            let last = &answer[answer.len() / 5 * 4 + HEADER_LEN..];
+            assert_eq!(u64::decode(last), Ok(1_000_005));
+        });
+        let mut app = Echo::default();
+        let mut run_to = |net: &mut Netlib<Echo>, pdus| {
+            let before = ALLOCATIONS.get();
+            while app.pdus < pdus {
+                net.turn(&mut app, Duration::from_secs(5)).unwrap();
+            }
+            ALLOCATIONS.get() - before
+        };
+        run_to(&mut net, ROUNDS * 5 / 2);
+        let warm = run_to(&mut net, ROUNDS * 5);
+        assert_eq!(warm, 0, "allocations for {} PDUs on {lane}", ROUNDS * 5 / 2);
+        net.turn(&mut app, Duration::ZERO).unwrap();
+        client.join().unwrap();
     });
 }
 
