@@ -132,6 +132,7 @@ fn a_heartbeat_fills_silence() {
         assert_eq!(timed.world.read(&mut peer, 14), b"something else");
         timed.pass(secs(4));
         timed.world.settle();
+        assert_eq!(timed.world.net.stats().heartbeats, 1, "four seconds after the other");
         timed.pass(secs(1));
         assert_eq!(timed.world.read(&mut peer, 16), heartbeat, "five seconds after the other");
         assert_eq!(timed.world.net.stats().heartbeats, 2);
