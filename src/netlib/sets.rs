@@ -304,7 +304,7 @@ impl<A> Netlib<A> {
         let started = self.connect_object(address.clone(), object);
         let handle = started.map_err(MemberEnd::NotStarted)?;
         if let Some(socket) = self.reactor.sockets.find_mut(handle) {
-            socket.member = Some(key);
+            socket.member = Some(Box::new(key));
         }
         Ok(handle)
     }
@@ -312,7 +312,7 @@ impl<A> Netlib<A> {
     /// A member's attempt has succeeded.
     pub(super) fn open_member(&mut self, handle: Handle) {
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
-        let Some(key) = socket.member else { return };
+        let Some(key) = socket.member.as_deref().copied() else { return };
         let now = self.clock.elapsed();
         let Some(set) = self.sets.find_mut(key.set) else { return };
         let order = set.roster.next_order();
@@ -323,7 +323,7 @@ impl<A> Netlib<A> {
     pub(super) fn leave_set(&mut self, handle: Handle, end: MemberEnd) {
         let socket = self.reactor.sockets.find_mut(handle);
         if let Some(key) = socket.and_then(|socket| socket.member.take()) {
-            self.end_member(key, end);
+            self.end_member(*key, end);
         }
     }
 

@@ -46,7 +46,7 @@ pub(crate) struct Socket<C> {
     pub(crate) owner: C,
     pub(crate) user_data: u64,
     /// The member of a reconnect set whose connection or attempt this is.
-    pub(crate) member: Option<MemberKey>,
+    pub(crate) member: Option<Box<MemberKey>>,
     /// Timers that go with the connection.
     pub(crate) timers: Vec<TimerId>,
     /// The one alarm of the state: of connecting, of a connection's next deadline, of closing, or
