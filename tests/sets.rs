@@ -287,6 +287,29 @@ fn a_member_closed_by_the_application_comes_back() {
     });
 }
 
+/// So is one that nothing is outstanding for, so that it is gone in the very call that closes it.
+#[test]
+fn a_member_that_is_gone_at_once_comes_back() {
+    on_every_backend(|lane| {
+        let (mut server, mut client) = (Server::new(), Client::new(lane));
+        let set = client.set(vec![server.address], Backoff::teamtalk());
+        client.until_open(set, 1);
+        server.accept();
+        let member = client.open(set)[0];
+        client.net.pause_receive(member).unwrap();
+        for _ in 0..20 {
+            client.net.turn(&mut client.app, Duration::from_millis(1)).unwrap();
+        }
+        client.net.abort(member).unwrap();
+        assert_eq!(client.net.stats().sockets, 0, "nothing was outstanding");
+        assert_eq!(client.until_waiting(set, 0), seconds(4));
+        client.wait_out(seconds(4));
+        client.until_open(set, 1);
+        client.net.abort_set(set).unwrap();
+        client.expect_nothing_left();
+    });
+}
+
 /// The member that has been open for the longest is master; when it is lost the next one is, from
 /// the moment in which its object hears of the end.
 #[test]

@@ -467,8 +467,9 @@ impl<A> Netlib<A> {
         let owner = is_object.then(|| self.change_owner(handle, nobody));
         let limit = self.options.close_timeout;
         let deadline = self.deadline(if has_pending { limit } else { limit.min(LINGER_MAX) });
-        self.reactor.release(&mut self.driver, handle, release, deadline);
+        // Before the socket goes, which it does at once when nothing is outstanding.
         self.leave_set(handle, MemberEnd::ByApplication);
+        self.reactor.release(&mut self.driver, handle, release, deadline);
         drop(owner);
     }
 
