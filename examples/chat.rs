@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -205,7 +206,7 @@ fn main() -> ExitCode {
     let settings = match arguments() {
         Ok(Some(settings)) => settings,
         Ok(None) => {
-            print!("{HELP}");
+            io::stdout().write_all(HELP.as_bytes()).ok();
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -250,12 +251,27 @@ fn run(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let talked = talk(settings, &receiver);
     let counts = server.join().map_err(|_| "the server panicked")??;
     let members = talked?;
-    println!(
-        "{:<7} {:>7} {:>5} {:>8} {:>10} {:>8} {:>8} {:>8} {:>8}",
-        "room", "members", "deaf", "said", "delivered", "refused", "p50 µs", "p99 µs", "max µs"
-    );
+    print_table(settings, counts, &members);
+    match members.failed {
+        Some(reason) => Err(format!("a member lost its connection: {reason}").into()),
+        None => Ok(()),
+    }
+}
+
+/// Whoever does not read the table loses nothing but the table.
+fn print_table(settings: &Settings, counts: [Counts; ROOMS.len()], members: &Members) {
+    let mut out = io::stdout();
+    let titles = ["said", "delivered", "refused", "p50 µs", "p99 µs", "max µs"];
+    let [said, delivered, refused, p50, p99, max] = titles;
+    writeln!(
+        out,
+        "{:<7} {:>7} {:>5} {said:>8} {delivered:>10} {refused:>8} {p50:>8} {p99:>8} {max:>8}",
+        "room", "members", "deaf",
+    )
+    .ok();
     for (((name, deaf), counts), delays) in ROOMS.iter().zip(counts).zip(&members.delays) {
-        println!(
+        writeln!(
+            out,
             "{name:<7} {:>7} {deaf:>5} {:>8} {:>10} {:>8} {:>8} {:>8} {:>8}",
             settings.members,
             counts.said,
@@ -264,14 +280,11 @@ fn run(settings: &Settings) -> Result<(), Box<dyn Error>> {
             delays.value_at_quantile(0.5),
             delays.value_at_quantile(0.99),
             delays.max(),
-        );
+        )
+        .ok();
     }
     let cut: u64 = counts.iter().map(|counts| counts.cut).sum();
-    println!("{cut} deaf members were cut, as they took nothing for {STALL:?}");
-    match members.failed {
-        Some(reason) => Err(format!("a member lost its connection: {reason}").into()),
-        None => Ok(()),
-    }
+    writeln!(out, "{cut} deaf members were cut, as they took nothing for {STALL:?}").ok();
 }
 
 /// The server's thread, until it is stopped.
@@ -282,7 +295,7 @@ fn serve(
     let limits = BacklogLimits { low: 32 << 10, high: 64 << 10, max: 256 << 10 };
     let options = Options::new().backend(backend).backlog(limits);
     let mut net = options.liveness(Liveness::new().write_stall(STALL)).build()?;
-    println!("{}", net.backend());
+    writeln!(io::stdout(), "{}", net.backend()).ok();
     let listener = net.listen_objects("127.0.0.1:0", |_, _| Box::new(Seat { room: None }))?;
     let mut option = net.option(listener)?;
     // What is inherited: so that the library's limits are seen, and not the kernel's.

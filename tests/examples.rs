@@ -323,7 +323,7 @@ fn bad_guests_are_shown_out() {
             ("liar", "bad PDU: length 5 is below the least of 16"),
             ("stranger", "expired: not ready in time"),
             ("dripper", "expired: a PDU was not whole in time"),
-            ("chatterbox", "exceeded: it sent too fast too often"),
+            ("chatterbox", "exceeded: it sent too fast for too long"),
             ("silent", "expired: nothing was received for too long"),
             ("deaf", "expired: the peer took nothing for too long"),
             ("regular", "expired: its lifetime is over"),
