@@ -299,6 +299,10 @@ impl Driver for Epoll {
         self.waker.clone()
     }
 
+    fn has_unread(&self, handle: Handle) -> bool {
+        self.slots.find(handle).is_some_and(|slot| sys::has_unread(slot.socket.as_fd()))
+    }
+
     fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
         self.slots.find(handle).map(|slot| slot.socket.as_fd())
     }

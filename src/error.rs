@@ -266,7 +266,7 @@ pub enum SendError {
         /// Bytes that are kept.
         buffered: usize,
     },
-    /// The message is longer than a PDU of this socket may be.
+    /// The message is longer than a PDU of this socket may be, or than may be pending at all.
     TooLong {
         /// Its length as a PDU.
         len: usize,

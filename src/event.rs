@@ -97,7 +97,9 @@ pub enum Event<'a> {
     /// A whole PDU arrived ([`Delivery::Pdu`](crate::Delivery::Pdu)), lent in place.
     Pdu(Pdu<'a>),
     /// The pending bytes fell to the low mark, after a send had passed the high mark or had been
-    /// refused as [`SendError::Full`](crate::SendError::Full).
+    /// refused as [`SendError::Full`](crate::SendError::Full); or all sockets together keep few
+    /// enough bytes again, after a send had been refused as
+    /// [`SendError::Exhausted`](crate::SendError::Exhausted).
     Write,
     /// The connection, the attempt to connect, or the listener is over. The last event of its
     /// handle, exactly once; it does not come after the application's own close (C2). Inside this
@@ -219,18 +221,19 @@ impl fmt::Display for Deadline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Limit {
-    /// It sent too fast time and again, see [`Limits`](crate::Limits).
+    /// It sent too fast for too long, see [`Limits`](crate::Limits).
     Rate,
-    /// It had the beginning of a PDU to be kept when all sockets together kept as many bytes as
-    /// [`Options::buffered_bytes_max`](crate::Options::buffered_bytes_max).
+    /// More bytes were kept for it than for any other when all sockets together kept more than
+    /// [`Options::buffered_bytes_max`](crate::Options::buffered_bytes_max); or more than
+    /// [`Limits::unready_bytes_max`](crate::Limits::unready_bytes_max) before it was ready.
     Buffered,
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Rate => "it sent too fast too often",
-            Self::Buffered => "too many bytes are buffered in all",
+            Self::Rate => "it sent too fast for too long",
+            Self::Buffered => "too many bytes are kept for it",
         })
     }
 }

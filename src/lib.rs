@@ -58,4 +58,4 @@ pub use options::{
 pub use reactor::SendStatus;
 pub use remote::Remote;
 pub use shared::Shared;
-pub use stats::Stats;
+pub use stats::{Closes, Stats};

@@ -84,6 +84,14 @@ pub(crate) fn acknowledged(socket: BorrowedFd<'_>) -> Option<u64> {
     is_there.then(|| u64::from_ne_bytes(*count))
 }
 
+/// Whether bytes wait to be received.
+pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> bool {
+    let mut count: libc::c_int = 0;
+    // SAFETY: `count` is one writable number for the length of the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    result == 0 && count > 0
+}
+
 /// Whether a connection is over in both directions, as after a reset.
 pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };

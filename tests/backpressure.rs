@@ -3,9 +3,9 @@
 
 mod support;
 
-use std::io::ErrorKind;
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use support::*;
@@ -266,5 +266,34 @@ fn idle_sockets_do_not_hold_up_those_behind_them() {
                 world.turn_until("a byte", |world| world.app.received(*handle).len() >= round);
             }
         }
+    });
+}
+
+/// Sockets that waited for a buffer and are gone take nobody's turn: a loop without connections is
+/// idle at once.
+#[test]
+fn sockets_that_are_gone_do_not_wait_for_buffers() {
+    on_every_backend(|lane| {
+        let options = lane.options().pool(1, 64).delivery(Delivery::Push);
+        let mut world = World::with(options);
+        let (_, address) = world.listen();
+        let mut peers: Vec<_> = (0..100).map(|_| world.accepted_peer(address)).collect();
+        for (peer, _) in &mut peers {
+            peer.write_all(&[0; 10_000]).unwrap();
+        }
+        for _ in 0..200 {
+            world.turn();
+        }
+        for (_, handle) in &peers {
+            world.net.abort(*handle).unwrap();
+        }
+        world.turn_until("all are gone", |world| world.net.stats().sockets == 1);
+        let before = world.net.stats().turns;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(20) {
+            world.turn_for(Duration::from_millis(20));
+        }
+        let turns = world.net.stats().turns - before;
+        assert!(turns < 10, "{turns} turns with nothing to do");
     });
 }

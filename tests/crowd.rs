@@ -60,7 +60,7 @@ fn ten_thousand_hostile_peers_cost_little() {
 
 fn serve(backend: Backend) {
     let clock = ManualClock::new();
-    let limits = Limits::new().unready_pdu_bytes_max(4096);
+    let limits = Limits::new().unready_bytes_max(4096);
     let options = Options::new().backend(backend).clock(&clock).limits(limits);
     let mut net: Netlib<u64> = options.liveness(Liveness::client()).build().unwrap();
     let listener = net.listen("127.0.0.1:0", on_event, 0).unwrap();

@@ -242,7 +242,7 @@ fn bodies_are_freed_with_their_connections() {
             world.write(&mut peer, &frame(20, 1));
             world.turn_until("a PDU", |world| world.app.log_of(handle).len() == 2);
             assert_eq!(Arc::strong_count(&source), 2, "it waits for it");
-            assert_eq!(world.net.stats().buffered_bytes, 300_000 + rounds * 3);
+            assert_eq!(world.net.stats().buffered_bytes, 300_000 + rounds * (3 + PLACE));
             end(&mut world, handle, peer);
             world.turn_until("it is gone", |world| world.net.stats().sockets == 1);
             assert_eq!(Arc::strong_count(&source), 1);
@@ -260,6 +260,9 @@ fn bodies_are_freed_with_their_connections() {
     });
 }
 
+/// What each place costs at which a body waits.
+const PLACE: u64 = 64;
+
 /// A body of 1 KiB is held once for all who wait for it, and a short one is copied.
 #[test]
 fn waiting_bodies_are_charged_once() {
@@ -268,18 +271,19 @@ fn waiting_bodies_are_charged_once() {
         let (mut peers, handles) = peers(&mut world, 10);
         let shared = Shared::from(pattern(1024));
         let queued = |world: &World| world.net.stats().buffered_bytes;
-        for _ in 0..3 {
+        for round in 1..=3 {
             let _ = world.net.broadcast(handles.iter().copied(), &shared);
-            assert_eq!(queued(&world), 1024);
+            assert_eq!(queued(&world), 1024 + round * 10 * PLACE);
         }
         world.net.send(handles[0], &[1; 5]).unwrap();
         let _ = world.net.broadcast(handles.iter().copied(), &Shared::from(pattern(100)));
-        assert_eq!(queued(&world), 1024 + 5 + 10 * 100);
+        let all = 1024 + 30 * PLACE + 5 + 10 * 100;
+        assert_eq!(queued(&world), all);
         // Another runtime of this thread, which has the body as well, counts for itself.
         let mut other = World::new(lane);
         let (mut peer, handle) = other.served_peer();
         other.net.send_shared(handle, &shared).unwrap();
-        assert_eq!((queued(&world), queued(&other)), (1024 + 5 + 10 * 100, 1024));
+        assert_eq!((queued(&world), queued(&other)), (all, 1024 + PLACE));
         for (at, peer) in peers.iter_mut().enumerate() {
             world.read(peer, 3 * 1024 + 100 + if at == 0 { 5 } else { 0 });
         }
@@ -304,7 +308,8 @@ fn a_body_that_waits_already_takes_no_more_room() {
         let other = Shared::from(pattern(20_000));
         let told = world.net.broadcast(handles.iter().copied(), &other);
         assert_eq!((told.queued, told.refused), (0, 5));
-        let exhausted = SendError::Exhausted { buffered: 60_000 };
+        let buffered = usize::try_from(60_000 + 5 * PLACE).unwrap();
+        let exhausted = SendError::Exhausted { buffered };
         assert_eq!(world.net.send_shared(handles[0], &other), Err(exhausted));
         for peer in &mut peers {
             assert!(world.read(peer, 60_000) == pattern(60_000), "bytes differ");

@@ -5,6 +5,7 @@ mod support;
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use support::{
     Netlib, Repeat, TimerId, frame, on_every_backend, reset,
 };
 use uring_netlib::conn::{Connection, Context};
-use uring_netlib::pdu::{Header, Pdu};
+use uring_netlib::pdu::{Header, Pdu, encode_bytes};
 
 /// The application: what its connections wrote down.
 #[derive(Default)]
@@ -364,5 +365,128 @@ fn marks_are_told_to_objects() {
         game.until_logged("player writable");
         assert!(game.app.log.contains(&"player complete".to_owned()));
         peer.read_exact(&mut [0; 1000]).unwrap();
+    });
+}
+
+/// What an object does when it is dropped is user code as well: its panic is contained.
+#[test]
+fn a_panic_in_a_drop_is_contained() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("as it was made to");
+        }
+    }
+    impl Connection<App> for Bomb {
+        fn on_pdu(&mut self, _: &mut App, context: &mut Context<'_, App>, pdu: Pdu<'_>) {
+            match pdu.body() {
+                b"close" => context.close(),
+                b"replace" => context.replace(Box::new(Self)),
+                _ => {}
+            }
+        }
+    }
+    on_every_backend(|lane| {
+        let mut net = lane.options().build::<App>().unwrap();
+        let listener = net.listen_objects("127.0.0.1:0", |_, _| Box::new(Bomb)).unwrap();
+        let Address::Ip(address) = net.option(listener).unwrap().local_address().unwrap() else {
+            panic!("a numeric address");
+        };
+        let mut app = App::default();
+        for (count, body) in (1..).zip([&b"close"[..], b"replace", b"bye"]) {
+            let mut peer = TcpStream::connect(address).unwrap();
+            let mut bytes = Vec::new();
+            encode_bytes(&Header::new(7, 1), body, 1000, &mut bytes).unwrap();
+            peer.write_all(&bytes).unwrap();
+            while net.stats().pdus_in < count {
+                net.turn(&mut app, DEADLINE).unwrap();
+            }
+            drop(peer);
+            while net.stats().sockets > 1 {
+                net.turn(&mut app, DEADLINE).unwrap();
+            }
+        }
+        assert_eq!(net.stats().panics, 4, "one of each connection, and the one that was replaced");
+    });
+}
+
+/// The object's timers go when a callback takes its place, and nothing is told of a connection
+/// that was closed in between.
+#[test]
+fn a_callback_in_an_objects_place_hears_nothing_late() {
+    struct Writer;
+    impl Connection<App> for Writer {
+        fn on_connect(&mut self, _: &mut App, context: &mut Context<'_, App>) {
+            context.set_timer(Duration::from_millis(1), Repeat::Forever);
+            context.send(&[0; 70_000]).unwrap();
+        }
+
+        fn on_write_complete(&mut self, app: &mut App, context: &mut Context<'_, App>) {
+            let handle = context.handle();
+            context.net().option(handle).unwrap().set_callback(|app, _, _, event| {
+                app.log.push(format!("{event:?}"));
+            });
+            assert_eq!(context.net().stats().timers, 1, "its deadline, and no timer of its own");
+            context.net().close(handle).unwrap();
+            app.log.push("closed".to_owned());
+        }
+    }
+    on_every_backend(|lane| {
+        let mut net = lane.options().build::<App>().unwrap();
+        let listener = net.listen_objects("127.0.0.1:0", |_, _| Box::new(Writer)).unwrap();
+        let Address::Ip(address) = net.option(listener).unwrap().local_address().unwrap() else {
+            panic!("a numeric address");
+        };
+        let mut app = App::default();
+        let peer = TcpStream::connect(address).unwrap();
+        while app.log.is_empty() {
+            net.turn(&mut app, DEADLINE).unwrap();
+        }
+        drop(peer);
+        while net.stats().sockets > 1 {
+            net.turn(&mut app, DEADLINE).unwrap();
+        }
+        assert_eq!(app.log, ["closed"]);
+        assert_eq!(net.stats().panics, 0);
+    });
+}
+
+/// A message that does not encode to what it says leaves nothing behind on the connection it was
+/// meant for.
+#[test]
+fn half_a_message_is_not_sent() {
+    #[derive(Debug, Default)]
+    struct Liar;
+    impl prost::Message for Liar {
+        fn encode_raw(&self, buffer: &mut impl prost::bytes::BufMut) {
+            buffer.put_slice(&[1, 2, 3]);
+        }
+        fn encoded_len(&self) -> usize {
+            10
+        }
+        fn merge_field(
+            &mut self,
+            _: u32,
+            _: prost::encoding::WireType,
+            _: &mut impl prost::bytes::Buf,
+            _: prost::encoding::DecodeContext,
+        ) -> Result<(), prost::DecodeError> {
+            Ok(())
+        }
+        fn clear(&mut self) {}
+    }
+    on_every_backend(|lane| {
+        let mut game = Game::new(lane);
+        let mut peer = game.peer();
+        let handle = game.app.handles[0];
+        let lied = catch_unwind(AssertUnwindSafe(|| {
+            let _ = game.net.send_pdu(handle, Header::new(7, 1), &Liar);
+        }));
+        assert!(lied.is_err());
+        game.net.send_pdu(handle, Header::new(7, 2), &()).unwrap();
+        game.settle();
+        let mut bytes = [0; 16];
+        peer.read_exact(&mut bytes).unwrap();
+        assert_eq!(Header::parse(&bytes), Some(Header::new(7, 2)));
     });
 }

@@ -83,8 +83,7 @@ pub trait Connection<A>: AsAny {
         let _ = (app, context);
     }
 
-    /// The pending bytes fell to the low mark, after they had been above the high mark or a send
-    /// had been refused.
+    /// There is room again: [`Event::Write`](crate::Event::Write).
     fn on_writable(&mut self, app: &mut A, context: &mut Context<'_, A>) {
         let _ = (app, context);
     }

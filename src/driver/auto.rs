@@ -95,6 +95,10 @@ impl Driver for Auto {
         either!(self, driver => driver.waker())
     }
 
+    fn has_unread(&self, handle: Handle) -> bool {
+        either!(self, driver => driver.has_unread(handle))
+    }
+
     fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
         either!(self, driver => driver.socket(handle))
     }

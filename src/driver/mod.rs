@@ -47,7 +47,7 @@ use crate::error::Errno;
 use crate::event::Handle;
 
 pub(crate) use auto::Auto;
-pub(crate) use outgoing::{Outgoing, Part};
+pub(crate) use outgoing::{Outgoing, PLACE_LEN, Part};
 pub(crate) use pool::Chunk;
 pub(crate) use token::{Op, Ops};
 pub(crate) use waker::Waker;
@@ -79,6 +79,8 @@ pub(crate) trait Driver {
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()>;
     /// Ends a `wait` from any thread.
     fn waker(&self) -> Waker;
+    /// Whether bytes of the peer wait to be received. Asked rarely, never per PDU.
+    fn has_unread(&self, handle: Handle) -> bool;
     /// The socket itself, for options and names; `None` when none is adopted.
     fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>>;
     /// A number that grows whenever bytes of the socket's sends have left it: how many the peer's

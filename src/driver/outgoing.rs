@@ -44,6 +44,11 @@ impl Outgoing {
         self.own.len() + self.shared_len
     }
 
+    /// Memory that is kept for it alone: its own bytes, and the places of the shared bodies.
+    pub(crate) const fn kept_len(&self) -> usize {
+        self.own.len() + self.parts.len() * PLACE_LEN
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -69,6 +74,9 @@ impl Outgoing {
         2 * self.parts.len() + 1
     }
 }
+
+/// What a place of a shared body costs: an entry in the list, which doubles, and in a gather.
+pub(crate) const PLACE_LEN: usize = 64;
 
 impl From<Vec<u8>> for Outgoing {
     fn from(own: Vec<u8>) -> Self {

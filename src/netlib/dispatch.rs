@@ -44,11 +44,11 @@ impl<A> Netlib<A> {
             (State::Connected, Outcome::Received(chunk)) => {
                 self.reactor.stats.bytes_in += chunk.len() as u64;
                 socket.pulse.note_received(self.reactor.now_ms);
-                let is_metered = socket.fill_meter(self.reactor.now_ms);
+                socket.fill_meter(self.reactor.now_ms);
                 self.deliver(app, handle, &chunk);
-                if is_metered {
-                    self.judge_speed(app, handle, chunk.len());
-                }
+                // Whether it is metered may have been decided by what was delivered.
+                self.judge_speed(app, handle, chunk.len());
+                self.judge_unready(app, handle);
             }
             (State::Connected, Outcome::EndOfStream) => self.on_end_of_stream(app, handle),
             (State::Connected | State::Flushing | State::Lingering, Outcome::NoBuffers) => {
@@ -85,7 +85,7 @@ impl<A> Netlib<A> {
         }
         self.reactor.reconcile(&mut self.driver, handle);
         if self.reactor.is_overfull() {
-            self.judge_size(app, handle);
+            self.judge_sizes(app);
         }
     }
 
@@ -240,14 +240,15 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.backlog.land();
         socket.pulse.note_landing();
-        let state = socket.state();
-        let is_due = socket.backlog.take_event();
         let is_empty = socket.backlog.queued() == 0;
+        let is_connected = socket.state() == State::Connected;
         self.reactor.mark_dirty(handle);
-        if is_empty && state == State::Connected {
+        if is_empty && is_connected {
             self.tell_object(app, handle, Notice::WriteComplete);
         }
-        if is_due && state == State::Connected {
+        // Whoever was told that all has left may have closed, or sent more than the low mark.
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        if socket.state() == State::Connected && socket.backlog.take_event() {
             self.tell(app, handle, Event::Write);
         }
     }

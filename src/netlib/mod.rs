@@ -101,8 +101,6 @@ pub struct Netlib<A> {
     clock: Clock,
     /// Completions of the turn; kept for its memory.
     batch: Vec<Completion>,
-    /// Until when a peer's silence is not held against it.
-    excused_until_ms: u64,
     is_running: bool,
     is_in_turn: bool,
 }
@@ -130,7 +128,6 @@ impl<A> Netlib<A> {
             options,
             fallback,
             batch: Vec::new(),
-            excused_until_ms: 0,
             is_running: false,
             is_in_turn: false,
         })
@@ -458,10 +455,7 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         let has_pending = socket.backlog.queued() > 0;
         let is_object = matches!(socket.owner, Owner::Object(_));
-        for timer in std::mem::take(&mut socket.timers) {
-            // Stale says that it has fired.
-            let _ = self.delete_timer(timer);
-        }
+        self.delete_timers_of(handle);
         // The object goes with its user's interest in it, not with the descriptor.
         let nobody = Owner::Object(Hosted::default());
         let owner = is_object.then(|| self.change_owner(handle, nobody));
@@ -470,7 +464,8 @@ impl<A> Netlib<A> {
         // Before the socket goes, which it does at once when nothing is outstanding.
         self.leave_set(handle, MemberEnd::ByApplication);
         self.reactor.release(&mut self.driver, handle, release, deadline);
-        drop(owner);
+        // What user code does when it is dropped is user code.
+        self.panics(|_| drop(owner));
     }
 
     /// Gives a reader's memory to others while it holds nothing, so that idle sockets cost none.

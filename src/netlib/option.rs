@@ -47,7 +47,9 @@ impl<'n, A> SocketOptions<'n, A> {
     /// Replaces the callback, or the object of a connection by a callback. The next event goes to
     /// the new one, also in the batch in hand. Calls of the object get no answer any more.
     pub fn set_callback(&mut self, callback: Callback<A>) {
-        drop(self.net.change_owner(self.handle, Owner::Callback(callback)));
+        self.net.delete_timers_of(self.handle);
+        let former = self.net.change_owner(self.handle, Owner::Callback(callback));
+        self.net.panics(|_| drop(former));
     }
 
     /// Replaces the user data.
@@ -65,12 +67,17 @@ impl<'n, A> SocketOptions<'n, A> {
         }
         let socket = self.socket_mut();
         let is_new = std::mem::replace(&mut socket.delivery, delivery) != delivery;
-        socket.hold.by_pull &= !is_new;
-        let has_unread = !socket.reader.is_empty();
-        if is_new && has_unread {
-            self.net.reactor.defer(self.handle);
+        if is_new {
+            // What has started may be no PDU any more; if it is one, it is noted again.
+            socket.pulse.note_frame(false, false, 0);
         }
-        self.net.reactor.reconcile(&mut self.net.driver, self.handle);
+        if is_new {
+            socket.hold.by_pull = false;
+            // What is unread is delivered in the new way, and the peer is heard again if it was
+            // not.
+            let now_ms = self.net.now_ms();
+            self.net.resume(self.handle, now_ms);
+        }
         Ok(())
     }
 

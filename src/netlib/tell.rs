@@ -9,7 +9,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::{fmt, process};
+use std::{fmt, mem, process};
 
 use super::Netlib;
 use crate::conn::call::{CallHandler, Calls};
@@ -68,7 +68,9 @@ pub(super) enum Notice<'a, A> {
 impl<A> Netlib<A> {
     /// Tells whoever owns the socket.
     pub(super) fn tell(&mut self, app: &mut A, handle: Handle, event: Event<'_>) {
-        let Some(socket) = self.reactor.sockets.find(handle) else { return };
+        let found = self.reactor.sockets.find(handle);
+        // Nothing is told of what its user has given up (C2).
+        let Some(socket) = found.filter(|socket| socket.is_owned()) else { return };
         match socket.owner {
             Owner::Callback(callback) => {
                 if self.panics(|net| callback(app, net, handle, event)) {
@@ -100,6 +102,8 @@ impl<A> Netlib<A> {
             && let Owner::Object(Hosted { object: place @ None, .. }) = &mut socket.owner
         {
             *place = Some(object);
+        } else {
+            self.panics(|_| drop(object));
         }
         if has_panicked {
             self.end_panicked(app, handle);
@@ -126,14 +130,16 @@ impl<A> Netlib<A> {
 
     /// Runs user code, and says whether it panicked.
     pub(super) fn panics(&mut self, code: impl FnOnce(&mut Self)) -> bool {
-        let has_panicked = catch_unwind(AssertUnwindSafe(|| code(self))).is_err();
-        if has_panicked {
-            if self.options.abort_on_panic {
-                process::abort();
-            }
-            self.reactor.stats.panics += 1;
+        let Err(payload) = catch_unwind(AssertUnwindSafe(|| code(self))) else { return false };
+        if self.options.abort_on_panic {
+            process::abort();
         }
-        has_panicked
+        self.reactor.stats.panics += 1;
+        // What the panic carries is user code's as well. A second one would have its own payload.
+        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            mem::forget(second);
+        }
+        true
     }
 
     /// Closes a connection whose owner panicked, and tells it why.
@@ -160,11 +166,15 @@ impl<A> Netlib<A> {
 
     pub(crate) fn set_object(&mut self, handle: Handle, object: Box<dyn Connection<A>>) {
         let Some(socket) = self.reactor.owned(handle) else { return };
-        match &mut socket.owner {
+        let former = match &mut socket.owner {
             // Its calls stay, for an object of the same type.
-            Owner::Object(hosted) => hosted.object = Some(object),
-            owner => *owner = Owner::Object(Hosted::new(object)),
-        }
+            Owner::Object(hosted) => hosted.object.replace(object),
+            owner => {
+                *owner = Owner::Object(Hosted::new(object));
+                None
+            }
+        };
+        self.panics(|_| drop(former));
     }
 
     /// The object of a connection, if it is a `T` and none of its methods is running.

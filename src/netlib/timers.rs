@@ -134,6 +134,15 @@ impl<A> Netlib<A> {
         Ok(())
     }
 
+    /// Deletes the timers of a connection's object.
+    pub(super) fn delete_timers_of(&mut self, handle: Handle) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        for timer in std::mem::take(&mut socket.timers) {
+            // Stale says that it has fired.
+            let _ = self.delete_timer(timer);
+        }
+    }
+
     /// Calls `callback` with [`Event::Loop`](crate::Event::Loop) at the end of every turn, from
     /// the next one on if it is added by a loop callback.
     pub fn add_loop(&mut self, callback: Callback<A>, user_data: u64) -> LoopId {

@@ -82,7 +82,6 @@ impl<A> Netlib<A> {
         self.call_loops(app);
         // Every chunk of this turn is back, so as many sockets as there are buffers can go on.
         self.reactor.feed(&mut self.driver, self.options.pool_buffers.into());
-        self.note_absence();
         Ok(())
     }
 

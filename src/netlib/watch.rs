@@ -17,7 +17,7 @@ use crate::reactor::{Due, Release, State};
 impl<A> Netlib<A> {
     /// Says that a connection has done what the application asks of a new one, such as a login:
     /// its [handshake deadline](crate::Liveness::handshake) is met, and its PDUs may be
-    /// [as long as those of any other](crate::Limits::unready_pdu_bytes_max).
+    /// [as long as those of any other](crate::Limits::unready_bytes_max).
     ///
     /// # Errors
     /// [`Stale`]: the handle was closed.
@@ -47,8 +47,10 @@ impl<A> Netlib<A> {
                 }
                 (_, Due::Resume) => self.resume_metered(handle, now_ms),
                 (_, Due::Expired(deadline)) => {
-                    if self.is_excused(deadline, now_ms) {
-                        return self.reactor.arm_watch(handle, self.excused_until_ms);
+                    if self.is_unheard(handle, deadline) {
+                        // It is heard soon; until then its deadline is a little later.
+                        let later_ms = now_ms.saturating_add(UNHEARD_MS);
+                        return self.reactor.arm_watch(handle, later_ms);
                     }
                     let reason = CloseReason::Expired(deadline);
                     return self.finish(app, handle, reason, Release::Flush);
@@ -58,26 +60,23 @@ impl<A> Netlib<A> {
         self.reactor.watch(handle);
     }
 
-    /// Whether a silence is not the peer's fault: the loop was away, and what the peer has sent
-    /// meanwhile may still be on its way through the kernel.
-    fn is_excused(&self, deadline: Deadline, now_ms: u64) -> bool {
-        deadline != Deadline::Lifetime && now_ms < self.excused_until_ms
-    }
-
-    /// A turn is over; whether its callbacks have kept the loop away for long.
-    pub(super) fn note_absence(&mut self) {
-        let now_ms = self.now_ms();
-        if now_ms.saturating_sub(self.reactor.now_ms) >= ABSENCE_MS {
-            self.excused_until_ms = now_ms.saturating_add(ABSENCE_MS);
-        }
+    /// Whether a silence is not the peer's fault: what it has sent waits in the kernel, because
+    /// the loop was away, or this process was stopped. It is asked when a deadline runs out, and
+    /// at no other time.
+    fn is_unheard(&self, handle: Handle, deadline: Deadline) -> bool {
+        let is_of_silence =
+            matches!(deadline, Deadline::ReadIdle | Deadline::Frame | Deadline::Handshake);
+        is_of_silence && self.driver.has_unread(handle)
     }
 
     fn send_heartbeat(&mut self, handle: Handle, now_ms: u64) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.pulse.note_sent(now_ms);
         let frame = socket.pulse.rules().heartbeat_frame.clone();
-        // Where it does not fit, bytes enough are on their way to tell that this side lives.
-        if self.send(handle, &frame).is_ok() {
+        // Bytes that are pending tell as much, and a heartbeat that were refused would owe its
+        // user an event that he did not ask for.
+        let is_of_use = socket.backlog.queued() == 0 && !frame.is_empty();
+        if is_of_use && self.reactor.has_room(frame.len()) && self.send(handle, &frame).is_ok() {
             self.reactor.stats.heartbeats += 1;
         }
     }
@@ -92,7 +91,7 @@ impl<A> Netlib<A> {
         if !is_connected || !socket.hold.by_meter || is_paused {
             return;
         }
-        if !meter.strike() {
+        if !meter.strike(self.reactor.now_ms) {
             let reason = CloseReason::Exceeded(Limit::Rate);
             return self.finish(app, handle, reason, Release::Flush);
         }
@@ -100,10 +99,28 @@ impl<A> Netlib<A> {
         self.reactor.watch(handle);
     }
 
-    /// Too much is kept for all together; if some of it is for this connection, it has to go.
-    pub(super) fn judge_size(&mut self, app: &mut A, handle: Handle) {
+    /// Too much is kept for all together: whoever has the most of it has to go. It is looked for
+    /// among all sockets, which is paid for by the bytes that it had sent.
+    pub(super) fn judge_sizes(&mut self, app: &mut A) {
+        while self.reactor.is_overfull()
+            && let Some((handle, state)) = self.reactor.largest()
+        {
+            match state {
+                State::Connected => {
+                    let reason = CloseReason::Exceeded(Limit::Buffered);
+                    self.finish(app, handle, reason, Release::Reset);
+                }
+                _ => self.reactor.cut(&mut self.driver, handle),
+            }
+            self.reactor.give_up(handle);
+        }
+    }
+
+    /// Whether more is kept for a connection that is not ready than may be.
+    pub(super) fn judge_unready(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
-        if socket.state() == State::Connected && !socket.reader.is_empty() {
+        let is_too_much = socket.reader.len() > socket.limits.unready_bytes_max as usize;
+        if socket.state() == State::Connected && !socket.pulse.is_ready && is_too_much {
             let reason = CloseReason::Exceeded(Limit::Buffered);
             self.finish(app, handle, reason, Release::Reset);
         }
@@ -111,7 +128,9 @@ impl<A> Netlib<A> {
 
     /// There is room again: whoever was refused for want of it is told.
     pub(super) fn tell_crowd(&mut self, app: &mut A) {
-        while let Some(handle) = self.reactor.pop_crowded() {
+        // Who is refused again waits for the next turn.
+        for _ in 0..self.reactor.crowd_len() {
+            let Some(handle) = self.reactor.pop_crowded() else { return };
             let Some(socket) = self.reactor.sockets.find_mut(handle) else { continue };
             if socket.state() == State::Connected && socket.broken.is_none() {
                 // If its own pending bytes are above the low mark, that one comes on top.
@@ -169,5 +188,5 @@ impl<A> Netlib<A> {
 /// More than a connection has deadlines.
 const DUE_MAX: usize = 8;
 
-/// How long the loop may be away before peers are given as much time again.
-const ABSENCE_MS: u64 = 1000;
+/// How long a peer has whose bytes wait in the kernel when its deadline runs out.
+const UNHEARD_MS: u64 = 1000;

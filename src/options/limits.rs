@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
+use super::liveness::limit_ms;
+
 /// So many a second on average, and so many at once after a pause: a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -27,7 +31,7 @@ impl Rate {
 /// [`BacklogLimits`](crate::BacklogLimits) and the framing limit.
 ///
 /// A peer that is too fast is not received from until its bucket is half full again: the kernel's
-/// buffers fill, and then its own. One that is too fast time and again is closed, as
+/// buffers fill, and then its own. One that goes on for too long is closed, as
 /// [`CloseReason::Exceeded`](crate::CloseReason::Exceeded).
 ///
 /// [`Options::limits`](crate::Options::limits) says what new sockets start with,
@@ -40,7 +44,7 @@ impl Rate {
 /// let limits = Limits::new()
 ///     .pdus(Rate::per_second(20).burst(100))
 ///     .bytes(Rate::per_second(64 * 1024))
-///     .unready_pdu_bytes_max(4096);
+///     .unready_bytes_max(4096);
 /// let net: Netlib<()> = Options::new().limits(limits).build()?;
 /// # let _ = net;
 /// # Ok::<(), uring_netlib::BuildError>(())
@@ -50,14 +54,14 @@ impl Rate {
 pub struct Limits {
     pub(crate) pdus: Option<Rate>,
     pub(crate) bytes: Option<Rate>,
-    pub(crate) strikes_max: u32,
-    pub(crate) unready_pdu_bytes_max: u32,
+    pub(crate) patience_ms: u64,
+    pub(crate) unready_bytes_max: u32,
 }
 
 impl Limits {
     /// No limits.
     pub const fn new() -> Self {
-        Self { pdus: None, bytes: None, strikes_max: 10, unready_pdu_bytes_max: u32::MAX }
+        Self { pdus: None, bytes: None, patience_ms: 30_000, unready_bytes_max: u32::MAX }
     }
 
     /// PDUs that a peer may send, with [`Delivery::Pdu`](crate::Delivery::Pdu). Default any
@@ -73,18 +77,22 @@ impl Limits {
         self
     }
 
-    /// How often a peer may be paused for being too fast, without its bucket having been full in
-    /// between, before the next time closes it. Default 10; `u32::MAX` never closes.
-    pub const fn strikes_max(mut self, strikes: u32) -> Self {
-        self.strikes_max = strikes;
+    /// How long a peer may be too fast: from its first pause until its buckets are full again. One
+    /// that takes longer is closed with its next pause. Default 30 s; `Duration::MAX` never
+    /// closes. A single burst may thus be as long as this time allows.
+    pub fn patience(mut self, limit: Duration) -> Self {
+        self.patience_ms = limit_ms(limit);
         self
     }
 
-    /// The longest PDU, header included, of a connection that is not
+    /// Bytes that are kept for a connection that is not
     /// [marked as ready](crate::Netlib::mark_ready) yet: who has not logged in gets no megabyte of
-    /// memory. Default what the framing allows.
-    pub const fn unready_pdu_bytes_max(mut self, bytes: u32) -> Self {
-        self.unready_pdu_bytes_max = bytes;
+    /// memory. No PDU may be longer, header included, and a connection that is paused is closed
+    /// when more than this has come meanwhile, as
+    /// [`CloseReason::Exceeded`](crate::CloseReason::Exceeded). Default what the framing allows.
+    /// The shortest PDU always passes.
+    pub const fn unready_bytes_max(mut self, bytes: u32) -> Self {
+        self.unready_bytes_max = bytes;
         self
     }
 }

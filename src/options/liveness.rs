@@ -35,8 +35,11 @@ use crate::reactor::millis;
 /// [s]: Self::server_to_server
 ///
 /// While a connection is paused, by [`pause_receive`](crate::Netlib::pause_receive) or by a limit,
-/// or while the callbacks of other connections kept the loop away for longer than a second, silence
-/// is not held against the peer.
+/// silence is not held against the peer. Nor is it when its bytes wait in the kernel because the
+/// loop was kept away or the process was stopped: the kernel is asked before a peer is closed.
+///
+/// They hold for connections that were accepted and for those that this side asked for alike. So a
+/// process that does both had better give its listeners their own.
 ///
 /// ```
 /// use std::time::Duration;
@@ -137,7 +140,9 @@ impl Liveness {
         self
     }
 
-    /// After how long a time without sending the library sends a heartbeat. Default never.
+    /// After how long a time without sending the library sends a heartbeat, unless bytes are
+    /// pending, which tell as much. Default never. It goes between any two sends, so each of them
+    /// has to be of whole PDUs.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.heartbeat_ms = limit_ms(interval);
         self
@@ -156,7 +161,8 @@ impl Default for Liveness {
     }
 }
 
-fn limit_ms(limit: Duration) -> u64 {
+/// A limit in ms: at least one, and `NEVER` for the longest.
+pub(super) fn limit_ms(limit: Duration) -> u64 {
     if limit == Duration::MAX { NEVER } else { millis(limit).max(1) }
 }
 

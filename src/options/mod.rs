@@ -155,10 +155,10 @@ impl Options {
 
     /// Bytes that may be kept for all sockets together: beginnings of PDUs, what is held back, and
     /// what is pending. Default 1 GiB. From seven eighths of it on `send` refuses, as
-    /// [`SendError::Exhausted`](crate::SendError::Exhausted); beyond all of it a connection that
-    /// has more to be kept is closed, as
-    /// [`CloseReason::Exceeded`](crate::CloseReason::Exceeded). Buffers grow in steps, so up to
-    /// twice as much memory may be in use.
+    /// [`SendError::Exhausted`](crate::SendError::Exhausted), and from three quarters on it is told
+    /// by [`Event::Write`](crate::Event::Write); beyond all of it the connection that keeps the
+    /// most is closed, as [`CloseReason::Exceeded`](crate::CloseReason::Exceeded). Buffers grow in
+    /// steps, so up to twice as much memory may be in use.
     pub fn buffered_bytes_max(mut self, bytes: usize) -> Self {
         self.buffered_bytes_max = bytes;
         self

@@ -31,7 +31,7 @@ use super::header::{HEADER_LEN, Header};
 ///
 /// # Panics
 /// When `message` is written by hand and does not encode to as many bytes as it says: the length
-/// in the header would be wrong, and the peer lost for good.
+/// in the header would be wrong, and the peer lost for good. Nothing was appended then.
 pub fn encode(
     header: &Header,
     message: &impl prost::Message,
@@ -39,10 +39,27 @@ pub fn encode(
     out: &mut Vec<u8>,
 ) -> Result<usize, EncodeError> {
     let start = out.len();
-    let len = begin(header, message.encoded_len(), max, out)?;
-    message.encode(out).expect("a vector has room for every message");
-    assert_eq!(out.len() - start, len, "a message has as many bytes as it says");
+    let mut whole = WholeOrNothing { out, start, is_whole: false };
+    let len = begin(header, message.encoded_len(), max, whole.out)?;
+    message.encode(whole.out).expect("a vector has room for every message");
+    assert_eq!(whole.out.len() - start, len, "a message has as many bytes as it says");
+    whole.is_whole = true;
     Ok(len)
+}
+
+/// Takes back what was appended, unless it became whole: a panic must not leave half a PDU.
+struct WholeOrNothing<'o> {
+    out: &'o mut Vec<u8>,
+    start: usize,
+    is_whole: bool,
+}
+
+impl Drop for WholeOrNothing<'_> {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.out.truncate(self.start);
+        }
+    }
 }
 
 /// Appends a PDU, `header` and `body`, to `out`. Returns its length in bytes, header included.

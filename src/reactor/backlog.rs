@@ -27,7 +27,7 @@ pub enum SendStatus {
 pub(crate) struct Backlog {
     pending: Outgoing,
     flying: usize,
-    /// Those of the flying that are no shared ones.
+    /// What is kept of the flying for this socket alone.
     flying_own: usize,
     limits: BacklogLimits,
     /// The user was told to wait, so the way back below the low mark is an event.
@@ -52,9 +52,9 @@ impl Backlog {
         self.pending.len() + self.flying
     }
 
-    /// Those of the queued bytes that are no other socket's as well.
+    /// What is kept of the queued bytes for this socket alone.
     pub(crate) const fn own_queued(&self) -> usize {
-        self.pending.own.len() + self.flying_own
+        self.pending.kept_len() + self.flying_own
     }
 
     /// Whether `len` more bytes may be queued.
@@ -70,12 +70,18 @@ impl Backlog {
         Ok(())
     }
 
-    /// Where admitted bytes are written to.
-    pub(crate) fn pending(&mut self, spare: &mut Spare) -> &mut Vec<u8> {
+    /// Where `len` admitted bytes are written to.
+    pub(crate) fn pending(&mut self, len: usize, spare: &mut Spare) -> &mut Vec<u8> {
         let own = &mut self.pending.own;
-        if own.capacity() == 0 {
-            // What one turn queues is often more than its first message.
-            *own = spare.take(usize::MAX);
+        let needed = own.len() + len;
+        if own.capacity() < needed {
+            let mut roomier = spare.take(needed);
+            if roomier.capacity() > own.capacity() {
+                roomier.extend_from_slice(own);
+                spare.give(std::mem::replace(own, roomier));
+            } else {
+                spare.give(roomier);
+            }
         }
         own
     }
@@ -102,7 +108,7 @@ impl Backlog {
         }
         let outgoing = std::mem::take(&mut self.pending);
         self.flying = outgoing.len();
-        self.flying_own = outgoing.own.len();
+        self.flying_own = outgoing.kept_len();
         Some(outgoing)
     }
 
@@ -137,7 +143,7 @@ mod tests {
 
     fn push(backlog: &mut Backlog, len: usize) -> Result<SendStatus, SendError> {
         backlog.admit(len)?;
-        let pending = backlog.pending(&mut Spare::new());
+        let pending = backlog.pending(len, &mut Spare::new());
         pending.resize(pending.len() + len, 0);
         Ok(backlog.status())
     }

@@ -54,9 +54,10 @@ fn capacity(rate: Rate) -> i64 {
 pub(crate) struct Meter {
     pdus: Option<Bucket>,
     bytes: Option<Bucket>,
-    /// Times the peer was too fast since its buckets were full.
-    strikes: u32,
-    strikes_max: u32,
+    /// Since when the peer has been too fast, without its buckets having been full; `NEVER` when
+    /// it is not.
+    since_ms: u64,
+    patience_ms: u64,
     /// Until when the peer is not received from; `NEVER` while it is.
     pub(crate) paused_until_ms: u64,
 }
@@ -66,8 +67,8 @@ impl Meter {
     pub(crate) fn new(limits: &Limits, now_ms: u64) -> Option<Box<Self>> {
         let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now_ms));
         let (pdus, bytes) = (bucket(limits.pdus), bucket(limits.bytes));
-        let strikes_max = limits.strikes_max;
-        let meter = Self { pdus, bytes, strikes: 0, strikes_max, paused_until_ms: NEVER };
+        let patience_ms = limits.patience_ms;
+        let meter = Self { pdus, bytes, since_ms: NEVER, patience_ms, paused_until_ms: NEVER };
         (pdus.is_some() || bytes.is_some()).then(|| Box::new(meter))
     }
 
@@ -77,7 +78,7 @@ impl Meter {
             |bucket: &mut Option<Bucket>| bucket.as_mut().is_none_or(|bucket| bucket.fill(now_ms));
         let (is_full, other_is_full) = (fill(&mut self.pdus), fill(&mut self.bytes));
         if is_full && other_is_full {
-            self.strikes = 0;
+            self.since_ms = NEVER;
         }
     }
 
@@ -91,18 +92,19 @@ impl Meter {
         self.pdus.as_mut().is_some_and(|bucket| bucket.take(1))
     }
 
-    /// The peer is paused until its buckets are half full; `false` if it was paused too often.
-    pub(crate) fn strike(&mut self) -> bool {
+    /// The peer is paused until its buckets are half full; `false` if it was too fast for too long.
+    pub(crate) fn strike(&mut self, now_ms: u64) -> bool {
         let half_full = |bucket: &Option<Bucket>| bucket.map_or(0, |bucket| bucket.half_full_ms());
         self.paused_until_ms = half_full(&self.pdus).max(half_full(&self.bytes));
-        let may_stay = self.strikes < self.strikes_max;
-        self.strikes = self.strikes.saturating_add(1);
-        may_stay
+        self.since_ms = self.since_ms.min(now_ms);
+        now_ms - self.since_ms <= self.patience_ms
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// A burst is taken at once, and after that so many a second.
@@ -133,18 +135,18 @@ mod tests {
         }
     }
 
-    /// Strikes count until the buckets were full.
+    /// The time in which a peer is too fast counts until the buckets are full.
     #[test]
-    fn strikes_are_forgiven_when_the_peer_has_been_quiet() {
-        let limits = Limits::new().bytes(Rate::per_second(1000)).strikes_max(2);
+    fn a_peer_that_has_been_quiet_is_forgiven() {
+        let limits = Limits::new().bytes(Rate::per_second(1000)).patience(Duration::from_secs(5));
         let mut meter = Meter::new(&limits, 0).unwrap();
         let mut overdraw = |now_ms| {
             meter.fill(now_ms);
-            assert!(meter.take_bytes(2000));
-            meter.strike()
+            assert!(meter.take_bytes(10_000));
+            meter.strike(now_ms)
         };
-        assert!(overdraw(0) && overdraw(1) && !overdraw(2));
-        assert!(overdraw(10_000) && overdraw(10_001) && !overdraw(10_002));
+        assert!(overdraw(7) && overdraw(1000) && overdraw(5007) && !overdraw(5008));
+        assert!(overdraw(90_000) && overdraw(95_000) && !overdraw(95_001));
         assert!(Meter::new(&Limits::new(), 0).is_none(), "without limits there is no meter");
     }
 

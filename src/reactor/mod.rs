@@ -9,6 +9,7 @@
 
 mod admission;
 mod backlog;
+mod kept;
 mod meter;
 mod pulse;
 mod socket;
@@ -20,7 +21,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub(crate) use admission::{Admission, Block};
-use backlog::Backlog;
 pub use backlog::SendStatus;
 pub(crate) use pulse::Due;
 pub(crate) use socket::{Attempt, Census, Gate, Hold, MemberKey, Origin, Settings, Socket, State};
@@ -28,11 +28,11 @@ pub(crate) use spare::Spare;
 pub(crate) use table::Table;
 pub(crate) use timer::{TimerKey, Wheel};
 
-use crate::driver::{Driver, End, Op, Ops, Outgoing};
+use crate::driver::{Driver, End, Op, Ops};
 use crate::error::SendError;
 use crate::event::Handle;
 use crate::options::{NEVER, Options};
-use crate::shared::{Ledger, Queued, Shared};
+use crate::shared::Ledger;
 use crate::stats::Stats;
 
 #[derive(Debug)]
@@ -133,6 +133,9 @@ impl<C> Reactor<C> {
         let socket = self.sockets.remove(handle)?;
         self.census.remove(socket.state());
         self.buffered -= socket.counted;
+        if socket.is_crowded {
+            self.crowd.retain(|crowded| *crowded != handle);
+        }
         if let Some(origin) = &socket.origin
             && let Some(listener) = self.sockets.find_mut(origin.listener)
             && let Some(gate) = &mut listener.gate
@@ -154,33 +157,6 @@ impl<C> Reactor<C> {
         }
     }
 
-    /// Counts the bytes kept for a socket anew, after they have changed.
-    pub(crate) fn recount(&mut self, handle: Handle) {
-        let Some(socket) = self.sockets.find_mut(handle) else { return };
-        self.buffered = self.buffered - socket.counted + socket.count();
-    }
-
-    pub(crate) const fn buffered(&self) -> usize {
-        self.buffered
-    }
-
-    /// Whether more is kept than may be.
-    pub(crate) const fn is_overfull(&self) -> bool {
-        self.buffered > self.buffered_max
-    }
-
-    /// The next of the sockets that were refused for want of room, if there is room again.
-    pub(crate) fn pop_crowded(&mut self) -> Option<Handle> {
-        if self.buffered > self.buffered_max / 2 {
-            return None;
-        }
-        let handle = self.crowd.pop_front()?;
-        if let Some(socket) = self.sockets.find_mut(handle) {
-            socket.is_crowded = false;
-        }
-        Some(handle)
-    }
-
     /// The socket of a handle that its user still owns.
     pub(crate) fn owned(&mut self, handle: Handle) -> Option<&mut Socket<C>> {
         self.sockets.find_mut(handle).filter(|socket| socket.is_owned())
@@ -189,91 +165,6 @@ impl<C> Reactor<C> {
     /// The socket of a handle, if it may send.
     pub(crate) fn sendable(&mut self, handle: Handle) -> Result<&mut Socket<C>, SendError> {
         sendable(&mut self.sockets, handle)
-    }
-
-    /// Queues bytes by letting `write` append `len` of them to the pending ones.
-    pub(crate) fn queue(
-        &mut self,
-        handle: Handle,
-        len: usize,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<SendStatus, SendError> {
-        self.admit(handle, len, len, |backlog, spare| write(backlog.pending(spare)))
-    }
-
-    /// Queues a shared body by reference, or a copy of a short one.
-    pub(crate) fn queue_shared(
-        &mut self,
-        handle: Handle,
-        shared: &Shared,
-    ) -> Result<SendStatus, SendError> {
-        let len = shared.len();
-        if len < SHARED_LEN_MIN {
-            return self.queue(handle, len, |pending| pending.extend_from_slice(shared.bytes()));
-        }
-        let ledger = self.ledger;
-        let charge = if shared.is_counted_by(ledger) { 0 } else { len };
-        self.admit(handle, len, charge, |backlog, spare| {
-            backlog.push(Queued::new(shared, ledger), spare);
-        })
-    }
-
-    /// Lets `append` queue `len` bytes, if there is room for them. `charge` says how many of them
-    /// are not kept for any socket yet. The one way in, as [`recycle`](Self::recycle) is the way
-    /// out.
-    fn admit(
-        &mut self,
-        handle: Handle,
-        len: usize,
-        charge: usize,
-        append: impl FnOnce(&mut Backlog, &mut Spare),
-    ) -> Result<SendStatus, SendError> {
-        let socket = sendable(&mut self.sockets, handle)?;
-        if len == 0 {
-            return Ok(socket.backlog.status());
-        }
-        if let Err(error) = socket.backlog.admit(len) {
-            self.stats.sends_refused += u64::from(matches!(error, SendError::Full { .. }));
-            return Err(error);
-        }
-        // What is being received keeps some room for itself, as it cannot be refused.
-        if self.buffered.saturating_add(charge) > self.buffered_max - self.buffered_max / 8 {
-            return Err(self.refuse_crowded(handle));
-        }
-        socket.pulse.note_sent(self.now_ms);
-        let own_before = socket.backlog.own_queued();
-        append(&mut socket.backlog, &mut self.spare);
-        socket.counted += socket.backlog.own_queued() - own_before;
-        self.buffered += charge;
-        self.stats.messages_out += 1;
-        if !socket.is_dirty {
-            socket.is_dirty = true;
-            self.dirty.push(handle);
-        }
-        Ok(socket.backlog.status())
-    }
-
-    /// Takes apart what was sent, or was given up and will not be.
-    pub(crate) fn recycle(&mut self, outgoing: Outgoing) {
-        let mut freed = 0;
-        let (own, list) = outgoing.dismantle(|queued| {
-            if queued.is_only() {
-                freed += queued.bytes().len();
-            }
-        });
-        self.buffered -= freed;
-        self.spare.give(own);
-        self.spare.give_list(list);
-    }
-
-    fn refuse_crowded(&mut self, handle: Handle) -> SendError {
-        self.stats.sends_refused += 1;
-        let Some(socket) = self.sockets.find_mut(handle) else { return SendError::Stale };
-        if !socket.is_crowded {
-            socket.is_crowded = true;
-            self.crowd.push_back(handle);
-        }
-        SendError::Exhausted { buffered: self.buffered }
     }
 
     pub(crate) fn mark_dirty(&mut self, handle: Handle) {
@@ -330,7 +221,9 @@ impl<C> Reactor<C> {
 
     /// Whether there is work that no completion will announce, so that nothing may be waited for.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.deferred.is_empty() || !self.starved.is_empty() || !self.dirty.is_empty()
+        let has_told_all = self.crowd.is_empty() || !self.may_tell_crowd();
+        let has_queued = !self.deferred.is_empty() || !self.dirty.is_empty();
+        has_queued || !self.starved.is_empty() || !has_told_all
     }
 
     /// The socket's receive found no buffer (D7).
@@ -349,14 +242,17 @@ impl<C> Reactor<C> {
         }
     }
 
-    /// Lets as many starved sockets receive again as there are buffers, first come first.
-    pub(crate) fn feed<D: Driver>(&mut self, driver: &mut D, buffers: usize) {
+    /// Lets as many starved sockets receive again as there are buffers, first come first. Those
+    /// that do not want to any more, or are gone, take nobody's turn.
+    pub(crate) fn feed<D: Driver>(&mut self, driver: &mut D, mut buffers: usize) {
         self.scarce_turns = self.scarce_turns.saturating_sub(1);
-        for _ in 0..buffers.min(self.starved.len()) {
-            let Some(handle) = self.starved.pop_front() else { return };
+        while buffers > 0
+            && let Some(handle) = self.starved.pop_front()
+        {
             let Some(socket) = self.sockets.find_mut(handle) else { continue };
             socket.is_starved = false;
             if socket.wants_receive() && !socket.outstanding.has(Op::Receive) {
+                buffers -= 1;
                 self.receive(driver, handle);
             }
             // While it waited its silence was not watched.
@@ -568,9 +464,6 @@ fn sendable<C>(
         _ => Err(SendError::NotConnected),
     }
 }
-
-/// Shorter bodies are copied: an entry of their own in a send costs more.
-const SHARED_LEN_MIN: usize = 512;
 
 /// A duration in whole milliseconds, rounded up so that nothing happens early.
 pub(crate) fn millis(duration: Duration) -> u64 {

@@ -29,7 +29,7 @@ pub(crate) struct Pulse {
 struct Flight {
     /// When to look for progress; `NEVER` while nothing flies.
     look_ms: u64,
-    /// When there was progress the last time, as far as was looked.
+    /// When there was progress the last time, as far as was looked; `NEVER` while nothing flies.
     moved_ms: u64,
     /// What the driver said of the progress the last time.
     progress: Option<u64>,
@@ -66,11 +66,16 @@ impl Pulse {
 
     pub(crate) fn set_rules(&mut self, rules: Rc<Liveness>) {
         self.rules = rules;
+        if self.flight.moved_ms != NEVER {
+            let look_ms = self.flight.moved_ms.saturating_add(self.look_interval_ms());
+            self.flight.look_ms = look_ms;
+        }
     }
 
     /// The connection is open from now on.
     pub(crate) fn open(&mut self, now_ms: u64) {
-        *self = Self::new(Rc::clone(&self.rules), now_ms);
+        // Who was marked as ready before knows what he does.
+        *self = Self { is_ready: self.is_ready, ..Self::new(Rc::clone(&self.rules), now_ms) };
     }
 
     /// The peer is heard again after a time in which nobody listened to it.
@@ -155,7 +160,7 @@ impl Pulse {
 }
 
 impl Flight {
-    const NONE: Self = Self { look_ms: NEVER, moved_ms: 0, progress: None };
+    const NONE: Self = Self { look_ms: NEVER, moved_ms: NEVER, progress: None };
 }
 
 /// How often progress is looked at in the span of a stall.

@@ -297,11 +297,11 @@ impl<C> Socket<C> {
         self.meter = Meter::new(&self.limits, now_ms);
     }
 
-    /// Time has passed for the peer's rate; whether it has one.
-    pub(crate) fn fill_meter(&mut self, now_ms: u64) -> bool {
-        let Some(meter) = &mut self.meter else { return false };
-        meter.fill(now_ms);
-        true
+    /// Time has passed for the peer's rate.
+    pub(crate) fn fill_meter(&mut self, now_ms: u64) {
+        if let Some(meter) = &mut self.meter {
+            meter.fill(now_ms);
+        }
     }
 
     /// A PDU is delivered; a peer that is too fast is held back after it.
@@ -316,7 +316,8 @@ impl<C> Socket<C> {
         match self.delivery {
             Delivery::Pdu(spec) if self.pulse.is_ready => Some(spec),
             Delivery::Pdu(spec) => {
-                Some(spec.with_max(spec.max().min(self.limits.unready_pdu_bytes_max)))
+                let max = self.limits.unready_bytes_max.max(spec.min());
+                Some(spec.with_max(spec.max().min(max)))
             }
             Delivery::Push | Delivery::Pull => None,
         }

@@ -50,6 +50,14 @@ impl<T> Table<T> {
         }
     }
 
+    /// All entries, with their handles.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
+        self.slab.iter().map(|(index, (generation, value))| {
+            let index = u32::try_from(index).expect("a table is limited to 2³² entries");
+            (Handle::new(index, *generation), value)
+        })
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }

@@ -366,6 +366,10 @@ impl Driver for Uring {
         self.waker.clone()
     }
 
+    fn has_unread(&self, handle: Handle) -> bool {
+        self.slots.find(handle).is_some_and(|slot| sys::has_unread(slot.socket.as_fd()))
+    }
+
     fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
         self.slots.find(handle).map(|slot| slot.socket.as_fd())
     }

@@ -1,0 +1,172 @@
+//! Bytes that are kept for sockets: what is queued for each, and the count of all.
+//!
+//! What a socket has is its backlog's and its reader's business; here is how bytes come in and go
+//! out, and what happens when all sockets together keep too many. A shared body counts once.
+
+#![forbid(unsafe_code)]
+
+use super::backlog::{Backlog, SendStatus};
+use super::{Reactor, Spare, State, sendable};
+use crate::driver::{Outgoing, PLACE_LEN};
+use crate::error::SendError;
+use crate::event::Handle;
+use crate::shared::{Queued, Shared};
+
+impl<C> Reactor<C> {
+    /// Queues bytes by letting `write` append `len` of them to the pending ones.
+    pub(crate) fn queue(
+        &mut self,
+        handle: Handle,
+        len: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<SendStatus, SendError> {
+        self.admit(handle, len, len, |backlog, spare| write(backlog.pending(len, spare)))
+    }
+
+    /// Queues a shared body by reference, or a copy of a short one.
+    pub(crate) fn queue_shared(
+        &mut self,
+        handle: Handle,
+        shared: &Shared,
+    ) -> Result<SendStatus, SendError> {
+        let len = shared.len();
+        if len < SHARED_LEN_MIN {
+            return self.queue(handle, len, |pending| pending.extend_from_slice(shared.bytes()));
+        }
+        let ledger = self.ledger;
+        let body_len = if shared.is_counted_by(ledger) { 0 } else { len };
+        self.admit(handle, len, body_len + PLACE_LEN, |backlog, spare| {
+            backlog.push(Queued::new(shared, ledger), spare);
+        })
+    }
+
+    /// Whether so many bytes more may be queued. What is being received keeps some room for
+    /// itself, as it cannot be refused.
+    pub(crate) const fn has_room(&self, len: usize) -> bool {
+        self.buffered.saturating_add(len) <= self.sendable_max()
+    }
+
+    /// Takes apart what was sent, or was given up and will not be.
+    pub(crate) fn recycle(&mut self, outgoing: Outgoing) {
+        let mut freed = 0;
+        let (own, list) = outgoing.dismantle(|queued| {
+            if queued.is_only() {
+                freed += queued.bytes().len();
+            }
+        });
+        self.buffered -= freed;
+        self.spare.give(own);
+        self.spare.give_list(list);
+    }
+
+    /// Counts the bytes kept for a socket anew, after they have changed.
+    pub(crate) fn recount(&mut self, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        self.buffered = self.buffered - socket.counted + socket.count();
+    }
+
+    pub(crate) const fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Whether more is kept than may be.
+    pub(crate) const fn is_overfull(&self) -> bool {
+        self.buffered > self.buffered_max
+    }
+
+    /// The socket for which the most bytes are kept.
+    pub(crate) fn largest(&self) -> Option<(Handle, State)> {
+        let sockets = self.sockets.iter().filter(|(_, socket)| socket.counted > 0);
+        let largest = sockets.max_by_key(|(_, socket)| socket.counted);
+        largest.map(|(handle, socket)| (handle, socket.state()))
+    }
+
+    /// Frees what is kept for a socket that is being cancelled; only what is in flight stays.
+    pub(crate) fn give_up(&mut self, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        let (pending, reader) = (socket.backlog.clear(), std::mem::take(&mut socket.reader));
+        self.recycle(pending);
+        self.spare.give(reader.into_buffer());
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        let before = socket.counted;
+        socket.counted = 0;
+        self.buffered -= before;
+    }
+
+    /// Sockets that were refused for want of room.
+    pub(crate) fn crowd_len(&self) -> usize {
+        self.crowd.len()
+    }
+
+    /// Whether there is room again for those that were refused for want of it.
+    pub(super) const fn may_tell_crowd(&self) -> bool {
+        self.buffered <= self.buffered_max / 4 * 3
+    }
+
+    /// The next of the sockets that were refused for want of room, if there is room again.
+    pub(crate) fn pop_crowded(&mut self) -> Option<Handle> {
+        if !self.may_tell_crowd() {
+            return None;
+        }
+        let handle = self.crowd.pop_front()?;
+        if let Some(socket) = self.sockets.find_mut(handle) {
+            socket.is_crowded = false;
+        }
+        Some(handle)
+    }
+
+    /// Lets `append` queue `len` bytes, if there is room for them. `charge` says how many bytes
+    /// are kept from then on that were not. The one way in, as [`recycle`](Self::recycle) is the
+    /// way out.
+    fn admit(
+        &mut self,
+        handle: Handle,
+        len: usize,
+        charge: usize,
+        append: impl FnOnce(&mut Backlog, &mut Spare),
+    ) -> Result<SendStatus, SendError> {
+        let (buffered, max) = (self.buffered, self.sendable_max());
+        let socket = sendable(&mut self.sockets, handle)?;
+        if len == 0 {
+            return Ok(socket.backlog.status());
+        }
+        if let Err(error) = socket.backlog.admit(len) {
+            self.stats.sends_refused += u64::from(matches!(error, SendError::Full { .. }));
+            return Err(error);
+        }
+        if charge > max {
+            return Err(SendError::TooLong { len, max });
+        }
+        if buffered.saturating_add(charge) > max {
+            return Err(self.refuse_crowded(handle));
+        }
+        socket.pulse.note_sent(self.now_ms);
+        let own_before = socket.backlog.own_queued();
+        append(&mut socket.backlog, &mut self.spare);
+        socket.counted += socket.backlog.own_queued() - own_before;
+        self.buffered += charge;
+        self.stats.messages_out += 1;
+        if !socket.is_dirty {
+            socket.is_dirty = true;
+            self.dirty.push(handle);
+        }
+        Ok(socket.backlog.status())
+    }
+
+    fn refuse_crowded(&mut self, handle: Handle) -> SendError {
+        self.stats.sends_refused += 1;
+        let Some(socket) = self.sockets.find_mut(handle) else { return SendError::Stale };
+        if !socket.is_crowded {
+            socket.is_crowded = true;
+            self.crowd.push_back(handle);
+        }
+        SendError::Exhausted { buffered: self.buffered }
+    }
+
+    const fn sendable_max(&self) -> usize {
+        self.buffered_max - self.buffered_max / 8
+    }
+}
+
+/// Shorter bodies are copied: an entry of their own in a send costs more.
+const SHARED_LEN_MIN: usize = 512;
