@@ -1,13 +1,14 @@
-//! Examples as processes, and what they print.
+//! Examples as processes, and what they print. The tests of `examples/im` have this file as well.
 
-use std::io::{BufRead, BufReader, Read};
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
-/// How long any one line of a program may take.
+/// How long any one line of a program may take, and its end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running example that ends with the test, however that ends.
@@ -30,6 +31,11 @@ impl Program {
         Self::start_with(name, arguments, &[])
     }
 
+    /// Starts the program at a path, which need not be an example of the library.
+    pub fn start_at(path: impl AsRef<OsStr>, arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(path).args(arguments), &[])
+    }
+
     pub fn start_with(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(path_of(name));
         Self::spawn(command.args(arguments), variables)
@@ -47,7 +53,7 @@ impl Program {
             .env_remove("NETLIB_BACKEND")
             .env_remove("NETLIB_URING_MASK")
             .envs(variables.iter().copied())
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -63,6 +69,27 @@ impl Program {
         })
     }
 
+    /// The rest of the next line, which has to start so.
+    #[track_caller]
+    pub fn line_after(&self, start: &str) -> String {
+        let line = self.line();
+        line.strip_prefix(start).unwrap_or_else(|| panic!("{start:?}, not {line:?}")).to_owned()
+    }
+
+    /// The rest of the first line that starts so, whatever comes before it.
+    pub fn wait_for(&self, start: &str) -> String {
+        loop {
+            if let Some(rest) = self.line().strip_prefix(start) {
+                return rest.to_owned();
+            }
+        }
+    }
+
+    /// A line on its standard input.
+    pub fn type_line(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
     /// The next line of standard error.
     pub fn complaint(&self) -> String {
         self.stderr.recv_timeout(PATIENCE).expect("a line on standard error")
@@ -74,8 +101,9 @@ impl Program {
         assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
     }
 
-    /// Waits for the end, which closes both pipes.
+    /// Waits for the end, which closes both pipes. Nothing more is typed.
     pub fn finish(mut self) -> Ending {
+        drop(self.child.stdin.take());
         let (stdout, stderr) = (rest(&self.stdout), rest(&self.stderr));
         Ending { code: self.child.wait().unwrap().code(), stdout, stderr }
     }
@@ -110,9 +138,9 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 fn rest(lines: &Receiver<String>) -> String {
-    let mut text = String::new();
+    let (mut text, start) = (String::new(), Instant::now());
     loop {
-        match lines.recv_timeout(PATIENCE) {
+        match lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
             Ok(line) => text = text + &line + "\n",
             Err(RecvTimeoutError::Disconnected) => return text,
             Err(RecvTimeoutError::Timeout) => panic!("the program does not end; so far: {text}"),

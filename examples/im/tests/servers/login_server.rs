@@ -7,7 +7,8 @@ use im_example::messages::{
 };
 use uring_netlib::pdu::{Header, encode_bytes};
 
-use crate::support::{Peer, Program, backends, http, pdu};
+use crate::program::Program;
+use crate::support::{Peer, backends, http, pdu};
 
 const PATH: &str = env!("CARGO_BIN_EXE_login_server");
 
@@ -23,7 +24,7 @@ impl LoginServer {
     fn start(backend: &str) -> Self {
         let any = "127.0.0.1:0";
         let arguments = ["--client-listen", any, "--http-listen", any, "--msg-listen", any];
-        let program = Program::start(PATH, &[&arguments[..], &["--backend", backend]].concat());
+        let program = Program::start_at(PATH, &[&arguments[..], &["--backend", backend]].concat());
         let clients = program.line_after("listening for clients on ");
         let http = program.line_after("listening for HTTP on ");
         let servers = program.line_after("listening for message servers on ");
@@ -329,7 +330,7 @@ fn a_role_may_have_several_addresses() {
     for backend in backends() {
         let two = "127.0.0.1:0; 127.0.0.1:0";
         let arguments = ["--client-listen", two, "--http-listen", two, "--msg-listen", two];
-        let program = Program::start(PATH, &[&arguments[..], &["--backend", backend]].concat());
+        let program = Program::start_at(PATH, &[&arguments[..], &["--backend", backend]].concat());
         let lines: Vec<String> = (0..6).map(|_| program.line()).collect();
         let at = |start: &str| -> Vec<&str> {
             lines.iter().filter_map(|line| line.strip_prefix(start)).collect()
@@ -383,12 +384,12 @@ fn a_bad_argument_is_exit_code_two() {
         &["--backend", "iocp"],
         &["--client-listen"],
     ] {
-        let ending = Program::start(PATH, arguments).finish();
+        let ending = Program::start_at(PATH, arguments).finish();
         assert_eq!(ending.code, Some(2), "{arguments:?}: {ending:?}");
         assert_eq!(ending.stderr.lines().count(), 1, "{arguments:?}: {ending:?}");
         assert!(ending.stderr.starts_with("login_server: "), "{ending:?}");
     }
-    let ending = Program::start(PATH, &["--help"]).finish();
+    let ending = Program::start_at(PATH, &["--help"]).finish();
     assert_eq!((ending.code, ending.stderr.as_str()), (Some(0), ""));
     assert!(ending.stdout.contains("--msg-listen"), "{ending:?}");
 }
@@ -401,7 +402,7 @@ fn a_taken_port_is_told_in_one_line() {
     for backend in backends() {
         let any = "127.0.0.1:0";
         let arguments = ["--client-listen", any, "--http-listen", &address, "--msg-listen", any];
-        let program = Program::start(PATH, &[&arguments[..], &["--backend", backend]].concat());
+        let program = Program::start_at(PATH, &[&arguments[..], &["--backend", backend]].concat());
         let ending = program.finish();
         assert_eq!(ending.code, Some(1), "{ending:?}");
         let line =

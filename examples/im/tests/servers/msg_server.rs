@@ -10,7 +10,8 @@ use im_example::messages::{
 use prost::Message;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{PATIENCE, Peer, Program, backends, http, pdu};
+use crate::program::{PATIENCE, Program};
+use crate::support::{Peer, backends, http, pdu};
 
 const PATH: &str = env!("CARGO_BIN_EXE_msg_server");
 const LOGIN_PATH: &str = env!("CARGO_BIN_EXE_login_server");
@@ -33,7 +34,7 @@ impl MsgServer {
         let login = addresses.join(";");
         let fixed = ["--listen", "127.0.0.1:0", "--login", &login, "--name", "vm"];
         let all = [&fixed[..], &["--backend", backend], arguments].concat();
-        let program = Program::start(PATH, &all);
+        let program = Program::start_at(PATH, &all);
         let clients = program.line_after("listening for clients on ");
         let mut server = Self { program, clients, directories: Vec::new(), listeners };
         for _ in 0..directories {
@@ -423,12 +424,12 @@ fn the_directory_sends_users_to_the_server() {
         let any = "127.0.0.1:0";
         let listen = ["--client-listen", any, "--http-listen", any, "--msg-listen", any];
         let directory =
-            Program::start(LOGIN_PATH, &[&listen, &["--backend", backend][..]].concat());
+            Program::start_at(LOGIN_PATH, &[&listen, &["--backend", backend][..]].concat());
         directory.line();
         let http_address = directory.line_after("listening for HTTP on ");
         let servers = directory.line_after("listening for message servers on ");
         let arguments = ["--listen", any, "--login", &servers, "--max-users", "1"];
-        let server = Program::start(PATH, &[&arguments[..], &["--backend", backend]].concat());
+        let server = Program::start_at(PATH, &[&arguments[..], &["--backend", backend]].concat());
         let clients = server.line_after("listening for clients on ");
         directory.wait_for("registered ");
         let port = clients.rsplit_once(':').unwrap().1;
@@ -469,7 +470,7 @@ fn users_are_served_without_a_directory() {
     let directory = bound.local_addr().unwrap().as_socket().unwrap().to_string();
     for backend in backends() {
         let arguments = ["--listen", "127.0.0.1:0", "--login", &directory, "--backend", backend];
-        let program = Program::start(PATH, &arguments);
+        let program = Program::start_at(PATH, &arguments);
         let clients = program.line_after("listening for clients on ");
         program.wait_for(&format!("cannot reach directory {directory}: connection refused"));
         let mut user = Peer::connect(&clients);
@@ -492,12 +493,12 @@ fn a_bad_argument_is_exit_code_two() {
         &["--max-users", "0"],
         &["--login"],
     ] {
-        let ending = Program::start(PATH, arguments).finish();
+        let ending = Program::start_at(PATH, arguments).finish();
         assert_eq!(ending.code, Some(2), "{arguments:?}: {ending:?}");
         assert_eq!(ending.stderr.lines().count(), 1, "{arguments:?}: {ending:?}");
         assert!(ending.stderr.starts_with("msg_server: "), "{ending:?}");
     }
-    let ending = Program::start(PATH, &["--help"]).finish();
+    let ending = Program::start_at(PATH, &["--help"]).finish();
     assert_eq!((ending.code, ending.stderr.as_str()), (Some(0), ""));
     assert!(ending.stdout.contains("--login"), "{ending:?}");
 }

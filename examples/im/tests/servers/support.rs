@@ -1,112 +1,14 @@
-//! Running a server as a process, and peers that are plain sockets.
+//! The backends to be tested, and peers that are plain sockets.
 
+use std::env;
 use std::fmt::Debug;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command as Process, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
-use std::{env, thread};
 
 use im_example::messages::Command;
 use uring_netlib::pdu::{HEADER_LEN, Header, encode};
 
-/// How long any one answer or line may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A running server that ends with the test, however that ends.
-pub(crate) struct Program {
-    child: Child,
-    stdout: Receiver<String>,
-    stderr: Receiver<String>,
-}
-
-/// What a server left behind.
-#[derive(Debug)]
-pub(crate) struct Ending {
-    pub(crate) code: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl Program {
-    /// Starts the program at `path`.
-    pub(crate) fn start(path: &str, arguments: &[&str]) -> Self {
-        let mut child = Process::new(path)
-            .args(arguments)
-            .env_remove("NETLIB_BACKEND")
-            .env_remove("NETLIB_URING_MASK")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = lines(child.stdout.take().unwrap());
-        let stderr = lines(child.stderr.take().unwrap());
-        Self { child, stdout, stderr }
-    }
-
-    pub(crate) fn line(&self) -> String {
-        self.stdout.recv_timeout(PATIENCE).unwrap_or_else(|error| {
-            panic!("no line: {error}; {:?}", self.stderr.try_iter().collect::<Vec<_>>())
-        })
-    }
-
-    /// The rest of the next line, which has to start so.
-    #[track_caller]
-    pub(crate) fn line_after(&self, start: &str) -> String {
-        let line = self.line();
-        line.strip_prefix(start).unwrap_or_else(|| panic!("{start:?}, not {line:?}")).to_owned()
-    }
-
-    /// Waits for a line that starts so, whatever comes before it.
-    pub(crate) fn wait_for(&self, start: &str) {
-        while !self.line().starts_with(start) {}
-    }
-
-    /// The standard library sends no signals but SIGKILL; every shell does.
-    pub(crate) fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.child.id());
-        assert!(Process::new("sh").args(["-c", &command]).status().unwrap().success());
-    }
-
-    /// Waits for the end, which closes both pipes.
-    pub(crate) fn finish(mut self) -> Ending {
-        let (stdout, stderr) = (rest(&self.stdout), rest(&self.stderr));
-        Ending { code: self.child.wait().unwrap().code(), stdout, stderr }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The lines of a pipe, read by a thread so that waiting for one can have a limit.
-fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn rest(lines: &Receiver<String>) -> String {
-    let (mut text, start) = (String::new(), Instant::now());
-    loop {
-        match lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
-            Ok(line) => text = text + &line + "\n",
-            Err(RecvTimeoutError::Disconnected) => return text,
-            Err(RecvTimeoutError::Timeout) => panic!("the program does not end; so far: {text}"),
-        }
-    }
-}
+use crate::program::PATIENCE;
 
 /// The backends that `NETLIB_BACKEND` leaves to be tested.
 pub(crate) fn backends() -> Vec<&'static str> {
