@@ -13,8 +13,8 @@ use std::time::Duration;
 use uring_netlib::conn::{Connection, Context, DispatchError, Dispatcher};
 use uring_netlib::pdu::{FrameSpec, Pdu};
 use uring_netlib::{
-    Address, Backend, CloseReason, Delivery, Handle, Liveness, Netlib, Repeat, SendError,
-    SendStatus, TimerId,
+    Address, Backend, CloseReason, Delivery, Handle, Limits, Liveness, Netlib, Rate, Repeat,
+    SendError, SendStatus, TimerId,
 };
 
 use crate::directory::{Choice, Directory};
@@ -23,7 +23,7 @@ use crate::messages::{
     Command, HeartBeat, MsgServInfo, MsgServReq, MsgServRsp, ResultType, UserAction, UserCntUpdate,
     on,
 };
-use crate::program::{self, Open, print};
+use crate::program::{self, Door, Open, Role, print};
 
 /// What the directory is told when it starts.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Settings {
     pub msg_listen: Vec<Address>,
     /// What HTTP answers tell besides.
     pub links: Links,
+    /// How many are let in at each of those addresses.
+    pub door: Door,
     /// What moves the bytes.
     pub backend: Backend,
 }
@@ -46,47 +48,58 @@ pub struct Settings {
 /// No backend, no signals, or an address that cannot be listened on.
 pub fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let mut net = program::options(settings.backend).build()?;
-    let pdus = Delivery::Pdu(FrameSpec::teamtalk().with_max(PDU_BYTES_MAX));
-    // Clients do not log in here, so they are never ready.
+    let clients = Role {
+        who: "clients",
+        option: "--client-listen",
+        delivery: pdus(REQUEST_BYTES_MAX),
+        // Clients do not log in here, so they are never ready.
+        liveness: Liveness::client().handshake(Duration::MAX),
+        limits: Limits::new().pdus(REQUESTS),
+        door: settings.door,
+    };
+    let servers = Role {
+        who: "message servers",
+        option: "--msg-listen",
+        delivery: pdus(PDU_BYTES_MAX),
+        liveness: Liveness::server_to_server().handshake(REGISTRATION_TIMEOUT),
+        limits: SERVERS.pdus(REQUESTS),
+        ..clients.clone()
+    };
+    let http = Role {
+        who: "HTTP",
+        option: "--http-listen",
+        delivery: Delivery::Push,
+        liveness: Liveness::new(),
+        limits: Limits::new(),
+        door: settings.door,
+    };
     let clients = program::listen(
         &mut net,
-        ("clients", "--client-listen"),
+        &clients,
         &settings.client_listen,
-        pdus,
-        &Liveness::client().handshake(Duration::MAX),
         |login: &mut Login, handle| {
             login.open.insert(handle);
             Box::new(Client)
         },
     )?;
-    let http = program::listen(
-        &mut net,
-        ("HTTP", "--http-listen"),
-        &settings.http_listen,
-        Delivery::Push,
-        &Liveness::new(),
-        |login, handle| {
-            login.open.insert(handle);
-            Box::new(HttpClient::default())
-        },
-    )?;
-    let servers = program::listen(
-        &mut net,
-        ("message servers", "--msg-listen"),
-        &settings.msg_listen,
-        pdus,
-        &Liveness::server_to_server(),
-        |login, handle| {
-            login.open.insert(handle);
-            Box::new(MsgServer)
-        },
-    )?;
+    let http = program::listen(&mut net, &http, &settings.http_listen, |login, handle| {
+        login.open.insert(handle);
+        Box::new(HttpClient::default())
+    })?;
+    let servers = program::listen(&mut net, &servers, &settings.msg_listen, |login, handle| {
+        login.open.insert(handle);
+        Box::new(MsgServer)
+    })?;
     program::stop_on_signal(net.remote())?;
     let mut login = Login::new(settings.links.clone());
     net.eventloop(&mut login, Duration::MAX)?;
     let open = std::mem::take(&mut login.open);
     let listeners = [clients, http, servers].concat();
     program::close_all(&mut net, &mut login, listeners.into_iter().chain(open))
+}
+
+fn pdus(bytes_max: u32) -> Delivery {
+    Delivery::Pdu(FrameSpec::teamtalk().with_max(bytes_max))
 }
 
 /// The state of the application.
@@ -168,8 +181,16 @@ fn on_registration(
 ) {
     let line =
         format!("registered {}, {} of {} users", name(&info), info.cur_conn_cnt, info.max_conn_cnt);
-    match login.directory.register(context.handle(), info) {
-        Ok(()) => print(&line),
+    let handle = context.handle();
+    match login.directory.register(handle, info) {
+        Ok(()) => {
+            print(&line);
+            context.mark_ready();
+            // Its counts come as fast as its users do.
+            if let Ok(mut option) = context.net().option(handle) {
+                option.set_limits(SERVERS);
+            }
+        }
         Err(error) => {
             print(&format!("closed {}: {error}", peer(context)));
             end(login, context, &error);
@@ -314,8 +335,20 @@ fn peer(context: &mut Context<'_, Login>) -> String {
     address.map_or_else(|| "somebody who is gone".to_owned(), |address| address.to_string())
 }
 
-/// Bytes of the longest PDU taken: what clients and message servers say here is short.
+/// Bytes of the longest PDU taken from whoever is registered.
 const PDU_BYTES_MAX: u32 = 16 * 1024;
+
+/// Bytes of the longest PDU taken from anybody: to ask and to register is short.
+const REQUEST_BYTES_MAX: u32 = 1024;
+
+/// What a message server may ask for, with more once it is registered.
+const SERVERS: Limits = Limits::new().unready_bytes_max(REQUEST_BYTES_MAX);
+
+/// How fast anybody may ask; one answer is all that there is to be had.
+const REQUESTS: Rate = Rate::per_second(20);
+
+/// How long who connects as a message server may take to register, or to ask.
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a client may take to ask by HTTP.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! TeamTalk's messages, as far as the two servers speak them, and the one table of their ids.
+//! TeamTalk's messages, as far as the programs speak them, and the one table of their ids.
 //!
 //! Values only. The fields follow proto2: a required one is always on the wire, and a decoder that
 //! misses it reads its default. `tests/golden.rs` compares them with captured PDUs.
@@ -41,6 +41,8 @@ commands! {
     LogoutReq       1 0x0105
     LogoutRsp       1 0x0106
     KickUser        1 0x0107
+    AllUserReq      2 0x0208
+    AllUserRsp      2 0x0209
     MsgData         3 0x0301
     MsgDataAck      3 0x0302
     ClientTimeReq   3 0x0305
@@ -285,6 +287,37 @@ pub enum KickReasonType {
     DuplicateUser = 1,
     /// The user's mobile client asked for it.
     MobileKick = 2,
+}
+
+/// A client asks who the users are.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AllUserReq {
+    /// Who asks.
+    #[prost(uint32, required, tag = "1")]
+    pub user_id: u32,
+    /// What the last answer told, or 0: only what changed since then is asked for.
+    #[prost(uint32, required, tag = "2")]
+    pub latest_update_time: u32,
+    /// What one server wants back from another.
+    #[prost(bytes = "vec", optional, tag = "20")]
+    pub attach_data: Option<Vec<u8>>,
+}
+
+/// Who the users are.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AllUserRsp {
+    /// Who asked.
+    #[prost(uint32, required, tag = "1")]
+    pub user_id: u32,
+    /// Seconds since 1970.
+    #[prost(uint32, required, tag = "2")]
+    pub latest_update_time: u32,
+    /// The users.
+    #[prost(message, repeated, tag = "3")]
+    pub user_list: Vec<UserInfo>,
+    /// What was in the request.
+    #[prost(bytes = "vec", optional, tag = "20")]
+    pub attach_data: Option<Vec<u8>>,
 }
 
 /// A message from a user to another, or to a group.

@@ -1,4 +1,4 @@
-//! What both programs have around their business: arguments, lines that are printed, listeners,
+//! What the programs have around their business: arguments, lines that are printed, listeners,
 //! signals, and errors that say what to do.
 
 #![forbid(unsafe_code)]
@@ -16,7 +16,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use uring_netlib::conn::Connection;
 use uring_netlib::{
-    Address, BuildError, Delivery, Feature, Handle, ListenError, Liveness, Netlib, Options, Remote,
+    Address, BuildError, Delivery, Feature, Handle, Limits, ListenError, ListenOptions, Liveness,
+    Netlib, Options, Remote,
 };
 
 /// Runs a program: `arguments` reads what it is to do, or `None` where help is asked for, and
@@ -100,30 +101,67 @@ pub fn print(line: &str) {
     }
 }
 
-/// Listens on each address, with objects from `factory`, and prints where: `purpose` says for whom.
+/// For whom a program listens, and what they may do.
+#[derive(Clone, Debug)]
+pub struct Role<'r> {
+    /// Who connects, as it is printed.
+    pub who: &'r str,
+    /// The option that names the addresses.
+    pub option: &'r str,
+    /// How what they send arrives.
+    pub delivery: Delivery,
+    /// Their deadlines.
+    pub liveness: Liveness,
+    /// What each of them may ask for.
+    pub limits: Limits,
+    /// How many of them are let in, at each address.
+    pub door: Door,
+}
+
+/// How many connections one listener has at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Door {
+    /// In all.
+    pub connections_max: u32,
+    /// From one address.
+    pub per_address_max: u32,
+}
+
+/// Listens on each address, with objects from `factory`, and prints where.
 ///
 /// # Errors
 /// An address that cannot be had, with what to do about it.
 pub fn listen<A>(
     net: &mut Netlib<A>,
-    (purpose, option): (&str, &str),
+    role: &Role<'_>,
     addresses: &[Address],
-    delivery: Delivery,
-    liveness: &Liveness,
     factory: impl Fn(&mut A, Handle) -> Box<dyn Connection<A>> + Copy + 'static,
 ) -> Result<Vec<Handle>, Box<dyn Error>> {
+    let options = ListenOptions::new()
+        .connections_max(role.door.connections_max)
+        .connections_per_address_max(role.door.per_address_max);
     let mut listeners = Vec::new();
     for address in addresses {
         let listener = net
-            .listen_objects(address, factory)
-            .map_err(|error| explain(&error, address, option))?;
+            .listen_objects_with(address, options, factory)
+            .map_err(|error| explain(&error, address, role.option))?;
         let mut settings = net.option(listener)?;
-        settings.set_delivery(delivery)?;
-        settings.set_liveness(liveness.clone());
-        print(&format!("listening for {purpose} on {}", settings.local_address()?));
+        settings.set_delivery(role.delivery)?;
+        settings.set_liveness(role.liveness.clone());
+        settings.set_limits(role.limits.clone());
+        print(&format!("listening for {} on {}", role.who, settings.local_address()?));
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Reads the value of an option that is a number of at least one.
+///
+/// # Errors
+/// What is none.
+pub fn count(parser: &mut lexopt::Parser, option: &str) -> Result<u32, lexopt::Error> {
+    let count: u32 = lexopt::ValueExt::parse(&parser.value()?)?;
+    if count == 0 { Err(format!("{option} must be at least 1").into()) } else { Ok(count) }
 }
 
 /// Lets the first signal end the loop, and a second one the process.
@@ -223,7 +261,7 @@ pub type Open = HashSet<Handle>;
 /// How long connections may take to flush at the end.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The options that both programs begin with.
+/// The options that all programs begin with.
 pub fn options(backend: uring_netlib::Backend) -> Options {
     Options::new().backend(backend).close_timeout(CLOSE_TIMEOUT)
 }

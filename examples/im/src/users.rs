@@ -1,7 +1,7 @@
 //! The users of a message server: who is logged in, and on which connections.
 //!
 //! Knows nothing of sockets: a connection is told apart by its handle, which `msg` reports here
-//! when a user logs in on it and when it is over. Nothing walks over all users.
+//! when a user logs in on it and when it is over. Nothing but [`Users::iter`] walks over all users.
 
 #![forbid(unsafe_code)]
 
@@ -103,6 +103,11 @@ impl Users {
         connections.iter().map(|(connection, _)| *connection)
     }
 
+    /// All users, by id and name.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.users.iter().map(|(id, user)| (*id, user.name.as_str()))
+    }
+
     /// How many connections are logged in.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -146,6 +151,9 @@ mod tests {
         assert_eq!(users.login(handle(4), "ann", MAC), Some(1));
         assert_eq!((users.on(handle(4)), users.on(handle(1))), (Some(1), None));
         assert_eq!(users.connections(1).collect::<Vec<_>>(), [handle(3), handle(4)]);
+        let mut all: Vec<(u32, &str)> = users.iter().collect();
+        all.sort_unstable();
+        assert_eq!(all, [(1, "ann"), (2, "bob")]);
     }
 
     /// A user who has left leaves nothing behind, and a connection is logged out once.

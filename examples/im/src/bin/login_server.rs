@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use im_example::http::Links;
 use im_example::login::{self, Settings};
-use im_example::program::{self, listen_addresses, local};
+use im_example::program::{self, Door, count, listen_addresses, local};
 use uring_netlib::Backend;
 
 const HELP: &str = "\
@@ -24,12 +24,14 @@ Names to each client the message server that has the fewest users.
 
 usage: cargo run --release -p im-example --bin login_server -- [OPTION VALUE]…
 
-  --client-listen ADDRS  where clients ask by PDU         [127.0.0.1:8008]
-  --http-listen ADDRS    where clients ask by HTTP        [127.0.0.1:8080]
-  --msg-listen ADDRS     where message servers register   [127.0.0.1:8100]
-  --msfs URL             where pictures are stored        [http://127.0.0.1:8700/]
-  --discovery URL        where interesting things are     [http://127.0.0.1/api/discovery]
-  --backend BACKEND      auto, uring or epoll             [auto]
+  --client-listen ADDRS    where clients ask by PDU        [127.0.0.1:8008]
+  --http-listen ADDRS      where clients ask by HTTP       [127.0.0.1:8080]
+  --msg-listen ADDRS       where message servers register  [127.0.0.1:8100]
+  --connections-max COUNT  how many at each of those       [100000]
+  --per-address-max COUNT  of them from one address        [1000]
+  --msfs URL               where pictures are stored       [http://127.0.0.1:8700/]
+  --discovery URL          where interesting things are    [http://127.0.0.1/api/discovery]
+  --backend BACKEND        auto, uring or epoll            [auto]
 
 ADDRS are one or several addresses with ; between them; port 0 takes a free one.
 ";
@@ -50,6 +52,7 @@ fn arguments() -> Result<Option<Settings>, lexopt::Error> {
             msfs: "http://127.0.0.1:8700/".to_owned(),
             discovery: "http://127.0.0.1/api/discovery".to_owned(),
         },
+        door: Door { connections_max: 100_000, per_address_max: 1000 },
         backend: Backend::Auto,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -66,6 +69,12 @@ fn arguments() -> Result<Option<Settings>, lexopt::Error> {
             }
             Long("msfs") => settings.links.msfs = parser.value()?.string()?,
             Long("discovery") => settings.links.discovery = parser.value()?.string()?,
+            Long("connections-max") => {
+                settings.door.connections_max = count(&mut parser, "--connections-max")?;
+            }
+            Long("per-address-max") => {
+                settings.door.per_address_max = count(&mut parser, "--per-address-max")?;
+            }
             Long("backend") => settings.backend = parser.value()?.parse()?,
             Short('h') | Long("help") => return Ok(None),
             _ => return Err(argument.unexpected()),

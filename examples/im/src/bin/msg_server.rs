@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use im_example::messages::MsgServInfo;
 use im_example::msg::{self, Settings};
-use im_example::program::{self, addresses, listen_addresses, local};
+use im_example::program::{self, addresses, count, listen_addresses, local};
 use uring_netlib::Backend;
 
 const HELP: &str = "\
@@ -29,6 +29,7 @@ usage: cargo run --release -p im-example --bin msg_server -- [OPTION VALUE]…
   --ip2 IP           where they are sent if that fails          [127.0.0.1]
   --port PORT        the port on both        [that of the first of --listen]
   --max-users COUNT  users taken at most, 1 to 1000000          [1000]
+  --per-address-max COUNT  connections from one address         [1000]
   --name NAME        what it calls itself                       [the machine's name]
   --backend BACKEND  auto, uring or epoll                       [auto]
 
@@ -55,6 +56,7 @@ fn arguments() -> Result<Option<Settings>, lexopt::Error> {
             cur_conn_cnt: 0,
             host_name: name.trim().to_owned(),
         },
+        per_address_max: 1000,
         backend: Backend::Auto,
     };
     let info = &mut settings.info;
@@ -67,6 +69,9 @@ fn arguments() -> Result<Option<Settings>, lexopt::Error> {
             Long("ip2") => info.ip2 = parser.value()?.string()?,
             Long("port") => info.port = parser.value()?.parse::<u16>()?.into(),
             Long("max-users") => info.max_conn_cnt = parser.value()?.parse()?,
+            Long("per-address-max") => {
+                settings.per_address_max = count(&mut parser, "--per-address-max")?;
+            }
             Long("name") => info.host_name = parser.value()?.string()?,
             Long("backend") => settings.backend = parser.value()?.parse()?,
             Short('h') | Long("help") => return Ok(None),

@@ -6,27 +6,65 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use uring_netlib::conn::{Connection, Context, Dispatcher};
+use prost::Message;
+use uring_netlib::conn::{Connection, Context, DispatchError, Dispatcher};
 use uring_netlib::pdu::Pdu;
 use uring_netlib::{CloseReason, Handle, Liveness, Netlib, SendError, SendStatus};
 
-use super::{Messenger, Peer, on_error};
+use super::{Messenger, PDU_BYTES_MAX, shared};
 use crate::messages::{
-    ClientTimeReq, ClientTimeRsp, Command, HeartBeat, LoginReq, LoginRes, LogoutReq, LogoutRsp,
-    MsgData, MsgDataAck, ResultType, SessionType, UserAction, UserInfo, UserStatType, on,
+    AllUserReq, AllUserRsp, ClientTimeReq, ClientTimeRsp, Command, HeartBeat, LoginReq, LoginRes,
+    LogoutReq, LogoutRsp, MsgData, MsgDataAck, ResultType, SessionType, UserAction, UserInfo,
+    UserStatType, on,
 };
 use crate::program::print;
 use crate::users::is_mobile;
 
 /// A client: a user, once logged in.
-pub(super) struct Client;
+#[derive(Default)]
+pub(super) struct Client {
+    /// A second, and how many messages it has sent in that.
+    sent: (u32, u32),
+}
 
 impl Client {
     pub(super) fn table() -> Dispatcher<Self, Messenger> {
         let table = Dispatcher::new().on_error(on_error);
         let table = on(on(table, on_login), on_logout);
         let table = on(on(table, on_heartbeat), on_time);
+        let table = on(table, on_all_users);
         on(on(table, on_message), on_ack)
+    }
+
+    /// Forgets a connection that is over.
+    fn forget(
+        &self,
+        messenger: &mut Messenger,
+        context: &mut Context<'_, Messenger>,
+        why: &dyn Display,
+    ) {
+        let handle = context.handle();
+        messenger.forget(context.net(), handle, why);
+    }
+
+    /// Closes a connection, and forgets it.
+    fn end(
+        &self,
+        messenger: &mut Messenger,
+        context: &mut Context<'_, Messenger>,
+        why: &dyn Display,
+    ) {
+        context.close();
+        self.forget(messenger, context, why);
+    }
+
+    /// Whether it may send one more message in this second.
+    fn may_send(&mut self, second: u32) -> bool {
+        if self.sent.0 != second {
+            self.sent = (second, 0);
+        }
+        self.sent.1 += 1;
+        self.sent.1 <= MESSAGES_PER_SECOND_MAX
     }
 
     /// Ends the connection if an answer could not be sent, as the stream is wrong from there on.
@@ -53,18 +91,6 @@ impl Client {
     }
 }
 
-impl Peer for Client {
-    fn forget(
-        &self,
-        messenger: &mut Messenger,
-        context: &mut Context<'_, Messenger>,
-        why: &dyn Display,
-    ) {
-        let handle = context.handle();
-        messenger.forget(context.net(), handle, why);
-    }
-}
-
 impl Connection<Messenger> for Client {
     fn on_pdu(
         &mut self,
@@ -82,6 +108,20 @@ impl Connection<Messenger> for Client {
         why: CloseReason,
     ) {
         self.forget(messenger, context, &why);
+    }
+}
+
+fn on_error(
+    client: &mut Client,
+    messenger: &mut Messenger,
+    context: &mut Context<'_, Messenger>,
+    error: &DispatchError,
+    is_over: bool,
+) {
+    print(&format!("bad PDU from a client: {error}"));
+    // The dispatcher closes it behind this call.
+    if is_over {
+        client.forget(messenger, context, error);
     }
 }
 
@@ -185,17 +225,19 @@ fn on_message(
     mut data: MsgData,
 ) {
     let Some(from) = client.user(messenger, context) else { return };
-    let to = data.to_session_id;
+    let (to, now) = (data.to_session_id, now());
     let users = &messenger.users;
-    // As in the original, what is empty or for oneself is dropped. Without a database so is what
-    // is for nobody; it is not acknowledged, and so the client knows.
-    if data.msg_data.is_empty() || to == from || users.connections(to).next().is_none() {
+    // As in the original, what is empty, for oneself or too fast is dropped. Without a database so
+    // is what is for nobody. It is not acknowledged, and so the client knows.
+    let goes_nowhere = to == from || users.connections(to).next().is_none();
+    let is_fit = (1..=CONTENT_BYTES_MAX).contains(&data.msg_data.len());
+    if !client.may_send(now) || !is_fit || goes_nowhere {
         print(&format!("dropped a message from user {from} to {to}"));
         return;
     }
     messenger.last_msg_id = messenger.last_msg_id.wrapping_add(1);
     data.from_user_id = from;
-    data.create_time = now();
+    data.create_time = now;
     data.msg_id = messenger.last_msg_id;
     data.attach_data = None;
     let ack = MsgDataAck {
@@ -210,9 +252,9 @@ fn on_message(
     print(&format!("message {} from user {from} to {to}", data.msg_id));
     let sent = context.reply(pdu, MsgDataAck::COMMAND_ID, &ack);
     client.expect_sent(messenger, context, sent);
-    let net = context.net();
+    let (net, data) = (context.net(), shared(&data));
     for receiver in receivers {
-        if let Err(error) = net.send_pdu(receiver, MsgData::header(), &data) {
+        if let Err(error) = net.send_shared(receiver, &data) {
             net.abort(receiver).ok();
             messenger.forget(net, receiver, &error);
         }
@@ -230,18 +272,50 @@ fn on_ack(
     client.user(messenger, context);
 }
 
+/// A client asks who is there, to learn by which id to name whom.
+fn on_all_users(
+    client: &mut Client,
+    messenger: &mut Messenger,
+    context: &mut Context<'_, Messenger>,
+    pdu: &Pdu<'_>,
+    request: AllUserReq,
+) {
+    let Some(user_id) = client.user(messenger, context) else { return };
+    let mut rest = CONTENT_BYTES_MAX;
+    let users = messenger.users.iter().map(|(id, name)| info(id, name));
+    let answer = AllUserRsp {
+        user_id,
+        latest_update_time: now(),
+        user_list: users
+            .take_while(|info| {
+                // With its tag and its length it has a few bytes more.
+                let left = rest.checked_sub(info.encoded_len() + 4);
+                rest = left.unwrap_or(rest);
+                left.is_some()
+            })
+            .collect(),
+        attach_data: request.attach_data,
+    };
+    let sent = context.reply(pdu, AllUserRsp::COMMAND_ID, &answer);
+    client.expect_sent(messenger, context, sent);
+}
+
+fn info(user_id: u32, name: &str) -> UserInfo {
+    UserInfo {
+        user_id,
+        user_nick_name: name.to_owned(),
+        user_domain: name.to_owned(),
+        ..UserInfo::default()
+    }
+}
+
 fn accepted(user_id: u32, name: &str) -> LoginRes {
     LoginRes {
         server_time: now(),
         result_code: ResultType::None.into(),
         result_string: Some("ok".to_owned()),
         online_status: Some(UserStatType::Online.into()),
-        user_info: Some(UserInfo {
-            user_id,
-            user_nick_name: name.to_owned(),
-            user_domain: name.to_owned(),
-            ..UserInfo::default()
-        }),
+        user_info: Some(info(user_id, name)),
     }
 }
 
@@ -259,6 +333,13 @@ fn now() -> u32 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
+
+/// Messages that a client may send in a second, as in the original.
+const MESSAGES_PER_SECOND_MAX: u32 = 20;
+
+/// Bytes of the longest message, and of all users in one answer, which tells no more of them. What
+/// else is in such a PDU fits into the rest of its limit.
+const CONTENT_BYTES_MAX: usize = PDU_BYTES_MAX as usize - 4096;
 
 /// Bytes of the longest name that may log in.
 const NAME_LEN_MAX: usize = 64;

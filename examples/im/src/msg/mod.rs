@@ -1,7 +1,8 @@
 //! A message server: it registers with every directory, and users log in to it and talk.
 //!
 //! It has no database: whoever gives a name is let in, and a message to somebody who is not there
-//! is lost. Who is there is for `users.rs` to say, what clients may do for `client.rs`.
+//! is lost. Who is there is for `users.rs` to say, what clients may do for `client.rs`, and what
+//! becomes of directories that come and go for `uplink.rs`.
 
 #![forbid(unsafe_code)]
 
@@ -13,12 +14,12 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
-use uring_netlib::conn::{Connection, Context, DispatchError, Dispatcher};
+use uring_netlib::conn::{Backoff, Dispatcher, SetId};
 use uring_netlib::pdu::FrameSpec;
-use uring_netlib::{Address, Backend, Delivery, Event, Handle, Liveness, Netlib, Repeat, TimerId};
+use uring_netlib::{Address, Backend, Delivery, Handle, Limits, Liveness, Netlib, Rate, Shared};
 
 use crate::messages::{Command, KickReasonType, KickUser, MsgServInfo, UserAction, UserCntUpdate};
-use crate::program::{self, Open, print};
+use crate::program::{self, Door, Open, Role, print};
 use crate::users::Users;
 use client::Client;
 use uplink::Directory;
@@ -33,6 +34,8 @@ pub struct Settings {
     /// What it tells the directories: the addresses and the port for users, how many of those it
     /// takes, its name. Port 0 stands for that of the first address it listens on.
     pub info: MsgServInfo,
+    /// Connections from one address, at each address to listen on.
+    pub per_address_max: u32,
     /// What moves the bytes.
     pub backend: Backend,
 }
@@ -43,27 +46,33 @@ pub struct Settings {
 /// No backend, no signals, or an address that cannot be listened on.
 pub fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let mut net = program::options(settings.backend).build()?;
-    let pdus = Delivery::Pdu(FrameSpec::teamtalk().with_max(PDU_BYTES_MAX));
-    let clients = ("clients", "--listen");
-    let factory = |messenger: &mut Messenger, handle| -> Box<dyn Connection<Messenger>> {
-        messenger.open.insert(handle);
-        Box::new(Client)
+    let role = Role {
+        who: "clients",
+        option: "--listen",
+        delivery: Delivery::Pdu(FrameSpec::teamtalk().with_max(PDU_BYTES_MAX)),
+        liveness: Liveness::client(),
+        limits: Limits::new().pdus(PDUS).patience(PATIENCE).unready_bytes_max(LOGIN_BYTES_MAX),
+        door: Door {
+            // Users, and those who are about to log in.
+            connections_max: settings.info.max_conn_cnt.saturating_add(UNREADY_MAX),
+            per_address_max: settings.per_address_max,
+        },
     };
-    let listeners =
-        program::listen(&mut net, clients, &settings.listen, pdus, &Liveness::client(), factory)?;
+    let listeners = program::listen(&mut net, &role, &settings.listen, |messenger, handle| {
+        let messenger: &mut Messenger = messenger;
+        messenger.open.insert(handle);
+        Box::new(Client::default())
+    })?;
     program::stop_on_signal(net.remote())?;
     let mut info = settings.info.clone();
     if info.port == 0 {
         info.port = port(&mut net, &listeners)?.into();
     }
-    let mut messenger = Messenger::new(info, &settings.login);
-    for index in 0..messenger.uplinks.len() {
-        messenger.connect(&mut net, index);
-    }
+    let directories = net.connect_set(&settings.login, Backoff::teamtalk(), Directory::made)?;
+    net.watch_set(directories, uplink::on_change)?;
+    let mut messenger = Messenger::new(info, directories);
     net.eventloop(&mut messenger, Duration::MAX)?;
-    for retry in messenger.uplinks.iter().filter_map(|uplink| uplink.retry) {
-        net.delete_timer(retry)?;
-    }
+    net.close_set(directories)?;
     let open = std::mem::take(&mut messenger.open);
     program::close_all(&mut net, &mut messenger, listeners.into_iter().chain(open))
 }
@@ -81,70 +90,39 @@ fn port(net: &mut Netlib<Messenger>, listeners: &[Handle]) -> Result<u16, Box<dy
 /// The state of the application.
 struct Messenger {
     info: MsgServInfo,
-    uplinks: Vec<Uplink>,
+    directories: SetId,
     users: Users,
+    /// The connections of clients.
     open: Open,
     last_msg_id: u32,
     client_table: Rc<Dispatcher<Client, Self>>,
-    uplink_table: Rc<Dispatcher<Directory, Self>>,
-}
-
-/// One directory to register with.
-struct Uplink {
-    address: Address,
-    /// The connection on which this server is registered.
-    registered: Option<Handle>,
-    /// The next attempt.
-    retry: Option<TimerId>,
+    directory_table: Rc<Dispatcher<Directory, Self>>,
 }
 
 impl Messenger {
-    fn new(info: MsgServInfo, login: &[Address]) -> Self {
-        let uplink =
-            |address: &Address| Uplink { address: address.clone(), registered: None, retry: None };
+    fn new(info: MsgServInfo, directories: SetId) -> Self {
         Self {
             users: Users::new(info.max_conn_cnt as usize),
             info,
-            uplinks: login.iter().map(uplink).collect(),
+            directories,
             open: Open::new(),
             last_msg_id: 0,
             client_table: Rc::new(Client::table()),
-            uplink_table: Rc::new(Directory::table()),
+            directory_table: Rc::new(Directory::table()),
         }
-    }
-
-    fn connect(&mut self, net: &mut Netlib<Self>, index: usize) {
-        match net.connect_object(&self.uplinks[index].address, Box::new(Directory::new(index))) {
-            Ok(handle) => {
-                self.open.insert(handle);
-                if let Ok(mut option) = net.option(handle) {
-                    option.set_liveness(Liveness::server_to_server());
-                }
-            }
-            Err(error) => self.retry(net, index, &error),
-        }
-    }
-
-    /// Tries a directory again, after a while.
-    fn retry(&mut self, net: &mut Netlib<Self>, index: usize, why: &dyn Display) {
-        let uplink = &mut self.uplinks[index];
-        let verb = if uplink.registered.take().is_some() { "lost" } else { "cannot reach" };
-        let seconds = RETRY.as_secs();
-        print(&format!("{verb} directory {}: {why}; next try in {seconds} s", uplink.address));
-        let user_data = index as u64;
-        uplink.retry = Some(net.register_timer(RETRY, Repeat::Once, on_retry, user_data));
     }
 
     /// Tells every directory that a user came or went.
-    fn tell(&mut self, net: &mut Netlib<Self>, action: UserAction, user_id: u32) {
-        let update = UserCntUpdate { user_action: action as u32, user_id };
-        for index in 0..self.uplinks.len() {
-            let Some(handle) = self.uplinks[index].registered else { continue };
-            // One that misses an update would count wrongly for good; better it is told anew.
-            if let Err(error) = net.send_pdu(handle, UserCntUpdate::header(), &update) {
-                net.abort(handle).ok();
-                self.open.remove(&handle);
-                self.retry(net, index, &error);
+    fn tell(&self, net: &mut Netlib<Self>, action: UserAction, user_id: u32) {
+        // At the end the set is closed before the users are.
+        let Ok(mut set) = net.set(self.directories) else { return };
+        let open = set.open();
+        let update = shared(&UserCntUpdate { user_action: action as u32, user_id });
+        for &directory in &*open {
+            if let Err(error) = net.send_shared(directory, &update) {
+                // Without it that one would count wrongly for good; it is told anew.
+                print(&format!("a directory cannot be told: {error}"));
+                net.abort(directory).ok();
             }
         }
     }
@@ -171,51 +149,23 @@ impl Messenger {
     }
 }
 
-fn on_retry(messenger: &mut Messenger, net: &mut Netlib<Messenger>, _: Handle, event: Event<'_>) {
-    let Event::Timer { user_data, .. } = event else { return };
-    let index = usize::try_from(user_data).expect("it was an index");
-    messenger.uplinks[index].retry = None;
-    messenger.connect(net, index);
+/// A message that nobody asked for, to be sent to several.
+fn shared<M: Command>(message: &M) -> Shared {
+    Shared::pdu(M::header(), message, PDU_BYTES_MAX).expect("what is told to several is short")
 }
 
-/// What the objects of both kinds of connection have in common.
-trait Peer {
-    /// Forgets a connection that is over.
-    fn forget(
-        &self,
-        messenger: &mut Messenger,
-        context: &mut Context<'_, Messenger>,
-        why: &dyn Display,
-    );
-
-    /// Closes a connection, and forgets it.
-    fn end(
-        &self,
-        messenger: &mut Messenger,
-        context: &mut Context<'_, Messenger>,
-        why: &dyn Display,
-    ) {
-        context.close();
-        self.forget(messenger, context, why);
-    }
-}
-
-fn on_error<C: Peer>(
-    object: &mut C,
-    messenger: &mut Messenger,
-    context: &mut Context<'_, Messenger>,
-    error: &DispatchError,
-    is_over: bool,
-) {
-    print(&format!("bad PDU: {error}"));
-    // The dispatcher closes it behind this call.
-    if is_over {
-        object.forget(messenger, context, error);
-    }
-}
-
-/// Bytes of the longest PDU taken.
+/// Bytes of the longest PDU taken, and sent.
 const PDU_BYTES_MAX: u32 = 64 * 1024;
 
-/// How long a directory that is gone is left alone.
-const RETRY: Duration = Duration::from_secs(4);
+/// Bytes of the longest PDU taken from who has not logged in.
+const LOGIN_BYTES_MAX: u32 = 1024;
+
+/// How fast a client may send PDUs of any kind: its messages, of which there is a limit of their
+/// own, and one acknowledgement of each that it gets.
+const PDUS: Rate = Rate::per_second(200).burst(400);
+
+/// How long it may be too fast before it is closed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections that may be open beside those of as many users as there may be.
+const UNREADY_MAX: u32 = 1000;

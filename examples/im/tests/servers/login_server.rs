@@ -1,5 +1,6 @@
 //! The directory: who registers is named to who asks, and nobody takes it down.
 
+use std::io::Read;
 use std::net::TcpListener;
 
 use im_example::messages::{
@@ -22,9 +23,15 @@ struct LoginServer {
 
 impl LoginServer {
     fn start(backend: &str) -> Self {
+        Self::start_with(backend, &[])
+    }
+
+    /// Starts one with such further arguments.
+    fn start_with(backend: &str, arguments: &[&str]) -> Self {
         let any = "127.0.0.1:0";
-        let arguments = ["--client-listen", any, "--http-listen", any, "--msg-listen", any];
-        let program = Program::start_at(PATH, &[&arguments[..], &["--backend", backend]].concat());
+        let listen = ["--client-listen", any, "--http-listen", any, "--msg-listen", any];
+        let all = [&listen[..], &["--backend", backend], arguments].concat();
+        let program = Program::start_at(PATH, &all);
         let clients = program.line_after("listening for clients on ");
         let http = program.line_after("listening for HTTP on ");
         let servers = program.line_after("listening for message servers on ");
@@ -321,6 +328,44 @@ fn message_servers_hear_heartbeats() {
     let registered = servers.iter().map(|server| server.register(&info(18001, 0, 10)));
     for mut peer in registered.collect::<Vec<_>>() {
         peer.expect(0, &HeartBeat {});
+    }
+}
+
+/// Who has registered counts as fast as its users come, and may say what is long; others may not.
+#[test]
+fn a_registered_server_may_say_more() {
+    for backend in backends() {
+        let server = LoginServer::start(backend);
+        let long = MsgServInfo { host_name: "x".repeat(2000), ..info(18001, 0, 5000) };
+        let mut stranger = Peer::connect(&server.servers);
+        stranger.send(0, &long);
+        stranger.expect_end();
+        let mut registered = server.register(&info(18001, 0, 5000));
+        let update = UserCntUpdate { user_action: UserAction::Inc as u32, user_id: 7 };
+        // Held back at twenty a second, it would be closed before the last of them.
+        registered.send_all(&pdu(0, &update).repeat(2000));
+        while server.program.wait_for("user 7 in at ")
+            != "\"vm\" at 10.0.0.1:18001, 2000 of 5000 users"
+        {}
+        registered.send(0, &long);
+        server.program.wait_for("registered \"xxx");
+        server.stop([stranger, registered]);
+    }
+}
+
+/// One address has so many connections, at each address that is listened on, and no more.
+#[test]
+fn an_address_has_its_share_of_connections() {
+    for backend in backends() {
+        let server = LoginServer::start_with(backend, &["--per-address-max", "1"]);
+        for address in [&server.clients, &server.servers, &server.http] {
+            let mut first = Peer::connect(address);
+            Peer::connect(address).expect_end();
+            first.send_all(if address == &server.http { b"x\n\n" } else { &[0; 16] });
+            // That is nonsense, and so it was let in.
+            first.stream.read_to_end(&mut Vec::new()).unwrap();
+        }
+        server.stop([]);
     }
 }
 

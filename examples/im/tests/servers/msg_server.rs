@@ -3,9 +3,10 @@
 use std::net::{SocketAddr, TcpListener};
 
 use im_example::messages::{
-    ClientTimeReq, ClientTimeRsp, ClientType, Command, HeartBeat, KickReasonType, KickUser,
-    LoginReq, LoginRes, LogoutReq, LogoutRsp, MsgData, MsgDataAck, MsgServInfo, MsgServReq,
-    MsgType, ResultType, SessionType, UserAction, UserCntUpdate, UserStatType,
+    AllUserReq, AllUserRsp, ClientTimeReq, ClientTimeRsp, ClientType, Command, HeartBeat,
+    KickReasonType, KickUser, LoginReq, LoginRes, LogoutReq, LogoutRsp, MsgData, MsgDataAck,
+    MsgServInfo, MsgServReq, MsgType, ResultType, SessionType, UserAction, UserCntUpdate,
+    UserStatType,
 };
 use prost::Message;
 use socket2::{Domain, Socket, Type};
@@ -17,9 +18,9 @@ const PATH: &str = env!("CARGO_BIN_EXE_msg_server");
 const LOGIN_PATH: &str = env!("CARGO_BIN_EXE_login_server");
 
 /// A message server, and the directories that it registered with, which are played by the test.
-struct MsgServer {
-    program: Program,
-    clients: String,
+pub(crate) struct MsgServer {
+    pub(crate) program: Program,
+    pub(crate) clients: String,
     directories: Vec<Peer>,
     listeners: Vec<TcpListener>,
 }
@@ -52,14 +53,14 @@ impl MsgServer {
     }
 
     /// A server with one directory that has seen the registration.
-    fn registered(backend: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn registered(backend: &str, arguments: &[&str]) -> Self {
         let mut server = Self::start(backend, 1, arguments);
         server.directories[0].next();
         server
     }
 
     /// A client that has logged in, and the user's id.
-    fn login(&self, name: &str, client_type: ClientType) -> (Peer, u32) {
+    pub(crate) fn login(&self, name: &str, client_type: ClientType) -> (Peer, u32) {
         let mut client = Peer::connect(&self.clients);
         client.send(101, &login(name, client_type));
         let (header, body) = client.next();
@@ -86,7 +87,7 @@ impl MsgServer {
     }
 
     /// Ends it by a signal, once these have left; it has to have lived until then, and to end well.
-    fn stop<const N: usize>(self, peers: [Peer; N]) {
+    pub(crate) fn stop<const N: usize>(self, peers: [Peer; N]) {
         drop((peers, self.directories));
         self.program.signal("TERM");
         let ending = self.program.finish();
@@ -104,7 +105,7 @@ fn login(name: &str, client_type: ClientType) -> LoginReq {
     }
 }
 
-fn message(from: u32, to: u32, text: &str) -> MsgData {
+pub(crate) fn message(from: u32, to: u32, text: &str) -> MsgData {
     MsgData {
         from_user_id: from,
         to_session_id: to,
@@ -366,23 +367,36 @@ fn a_message_that_goes_nowhere_is_not_acknowledged() {
     }
 }
 
-/// A directory that was lost is registered with again, and told how many users there are by then.
+/// A user learns who is there, and by which ids to name them.
 #[test]
-fn a_directory_that_comes_back_is_told_the_count() {
-    // All of them at once, as it takes four seconds.
-    let mut servers: Vec<MsgServer> =
-        backends().iter().map(|backend| MsgServer::registered(backend, &[])).collect();
-    let mut users = Vec::new();
-    for server in &mut servers {
-        users.push(server.login("ann", ClientType::Windows));
-        server.directories.clear();
-        server.program.wait_for("lost directory ");
-        users.push(server.login("bob", ClientType::Windows));
+fn a_user_learns_who_is_there() {
+    for backend in backends() {
+        let server = MsgServer::registered(backend, &[]);
+        let (mut asking, asker) = server.login("ann", ClientType::Windows);
+        let (other, id) = server.login("bob", ClientType::Windows);
+        let request = AllUserReq { user_id: asker, latest_update_time: 0, attach_data: None };
+        asking.send(8, &request);
+        let (header, body) = asking.next();
+        assert_eq!(header, AllUserRsp::header().with_seq(8));
+        let answer = AllUserRsp::decode(&body[..]).unwrap();
+        let mut users: Vec<(u32, String)> =
+            answer.user_list.into_iter().map(|user| (user.user_id, user.user_domain)).collect();
+        users.sort_unstable();
+        assert_eq!(users, [(asker, "ann".into()), (id, "bob".into())]);
+        server.stop([asking, other]);
     }
-    for server in &servers {
-        server.program.wait_for("registered with directory ");
-        let (_, body) = server.accept(0).next();
-        assert_eq!(MsgServInfo::decode(&body[..]).unwrap().cur_conn_cnt, 2);
+}
+
+/// What becomes of a directory is told: each attempt, its end, and when the next one follows.
+#[test]
+fn what_becomes_of_a_directory_is_told() {
+    for backend in backends() {
+        let mut server = MsgServer::registered(backend, &[]);
+        let address = server.listeners[0].local_addr().unwrap();
+        server.listeners.clear();
+        server.directories.clear();
+        let lost = server.program.wait_for(&format!("lost directory {address} after "));
+        assert!(lost.ends_with("; next try in 4 s"), "{lost}");
     }
 }
 

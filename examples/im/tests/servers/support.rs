@@ -50,6 +50,12 @@ impl Peer {
         (Header::parse(&head).unwrap(), body)
     }
 
+    /// Whether a PDU comes, and not the end.
+    pub(crate) fn is_answered(&mut self) -> bool {
+        let mut head = [0; HEADER_LEN];
+        self.stream.read_exact(&mut head).is_ok()
+    }
+
     /// The next PDU, which has to be such a message with such a number.
     #[track_caller]
     pub(crate) fn expect<M: Command + PartialEq + Debug>(&mut self, seq: u16, message: &M) {
