@@ -101,6 +101,18 @@ impl Program {
         assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
     }
 
+    /// Waits for the end of one that does not wait for the end of its input; its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "the program does not end");
+            thread::yield_now();
+        }
+    }
+
     /// Waits for the end, which closes both pipes. Nothing more is typed.
     pub fn finish(mut self) -> Ending {
         drop(self.child.stdin.take());

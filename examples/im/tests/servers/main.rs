@@ -8,3 +8,4 @@ mod msg_server_limits;
 #[allow(dead_code, unreachable_pub, reason = "the library's tests use more of it")]
 mod program;
 mod support;
+mod together;
