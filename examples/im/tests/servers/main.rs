@@ -1,6 +1,7 @@
 //! The programs as their users run them: as processes, talked to by plain sockets and by each
 //! other.
 
+mod client;
 mod login_server;
 mod msg_server;
 mod msg_server_limits;
