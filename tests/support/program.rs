@@ -78,10 +78,14 @@ impl Program {
 
     /// The rest of the first line that starts so, whatever comes before it.
     pub fn wait_for(&self, start: &str) -> String {
+        // One that goes on telling of other things is waited for no longer than a silent one.
+        let end = Instant::now() + PATIENCE;
         loop {
-            if let Some(rest) = self.line().strip_prefix(start) {
+            let line = self.line();
+            if let Some(rest) = line.strip_prefix(start) {
                 return rest.to_owned();
             }
+            assert!(Instant::now() < end, "no {start:?}, but {line:?}");
         }
     }
 
