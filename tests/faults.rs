@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::*;
 use uring_netlib::conn::{Connection, Context};
@@ -242,7 +242,8 @@ fn count(counts: &mut Counts, _: &mut Netlib<Counts>, _: Handle, event: Event<'_
 }
 
 /// A peer that floods with tiny PDUs does not keep another one waiting: in between come no more of
-/// them than three pools of receive buffers hold.
+/// them than three pools of receive buffers hold. Its p99 is printed, and bounded far above what a
+/// busy machine needs.
 #[test]
 fn a_flood_does_not_keep_others_waiting() {
     on_every_backend(|lane| {
@@ -256,14 +257,14 @@ fn a_flood_does_not_keep_others_waiting() {
         while counts.flood < 10_000 {
             net.turn(&mut counts, DEADLINE).unwrap();
         }
-        let mut waits: Vec<u64> = (1..=100)
+        let mut waits: Vec<(Duration, u64)> = (1..=100)
             .map(|number| {
-                let before = counts.flood;
+                let (before, start) = (counts.flood, Instant::now());
                 peer.write_all(&frame(64, 1)).unwrap();
                 while counts.questions < number {
                     net.turn(&mut counts, DEADLINE).unwrap();
                 }
-                counts.flood - before
+                (start.elapsed(), counts.flood - before)
             })
             .collect();
         flood.stop();
@@ -271,9 +272,13 @@ fn a_flood_does_not_keep_others_waiting() {
         while net.stats().sockets > 1 {
             net.turn(&mut counts, DEADLINE).unwrap();
         }
+        let mut pdus: Vec<u64> = waits.iter().map(|(_, pdus)| *pdus).collect();
+        pdus.sort_unstable();
+        assert!(pdus[98] <= 3 * 256 * 16 * 1024 / 16, "{} PDUs before the 99th", pdus[98]);
         waits.sort_unstable();
-        let (p99, max) = (waits[98], waits[99]);
-        assert!(p99 <= 3 * 256 * 16 * 1024 / 16, "p99 {p99}, max {max}");
+        let p99 = waits[98].0;
+        println!("{lane}: p99 {p99:?} beside a flood");
+        assert!(p99 < DEADLINE / 5, "p99 {p99:?} beside a flood");
     });
 }
 
