@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -20,7 +20,8 @@ use crate::driver::outgoing::{Flight, Outgoing};
 use crate::driver::pool::Pool;
 use crate::driver::slots::Slots;
 use crate::driver::{
-    Completion, Driver, DriverCounters, End, Family, Op, Ops, Outcome, Waker, connect_at_once,
+    Completion, Driver, DriverCounters, End, Endpoint, Family, Op, Ops, Outcome, View, Waker,
+    connect_at_once,
 };
 use crate::error::Errno;
 use crate::event::Handle;
@@ -185,7 +186,8 @@ impl Epoll {
 }
 
 impl Driver for Epoll {
-    fn adopt(&mut self, socket: OwnedFd, family: Family, handle: Handle) -> io::Result<()> {
+    fn adopt(&mut self, socket: Endpoint, family: Family, handle: Handle) -> io::Result<()> {
+        let socket = socket.into_system()?;
         self.poller.add_socket(socket.as_fd(), handle.to_bits())?;
         let slot = Slot {
             socket,
@@ -303,8 +305,8 @@ impl Driver for Epoll {
         self.slots.find(handle).is_some_and(|slot| sys::has_unread(slot.socket.as_fd()))
     }
 
-    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
-        self.slots.find(handle).map(|slot| slot.socket.as_fd())
+    fn socket(&self, handle: Handle) -> Option<View<'_>> {
+        self.slots.find(handle).map(|slot| View::of_system(&slot.socket))
     }
 
     fn progress(&self, handle: Handle) -> Option<u64> {
@@ -389,7 +391,7 @@ impl Slot {
 
     fn accept(&mut self) -> Step {
         match sys::accept(self.socket.as_fd()) {
-            Ok(client) => Step::Yield { last: false, outcome: Outcome::Accepted(client) },
+            Ok(client) => Step::Yield { last: false, outcome: Outcome::Accepted(client.into()) },
             Err(error) => match Errno::from_io(&error) {
                 Errno(libc::EAGAIN) => {
                     self.readable = false;

@@ -5,17 +5,19 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use socket2::SockAddr;
 
 use super::uring::Uring;
-use super::{Completion, Driver, DriverCounters, End, Family, Ops, Outgoing, Waker};
+use super::{
+    Completion, Driver, DriverCounters, End, Endpoint, Family, Ops, Outgoing, View, Waker, system,
+};
+use crate::address::Address;
 use crate::error::{BuildError, UringError};
 use crate::event::Handle;
 use crate::fallback::Epoll;
-use crate::options::{Backend, Options};
+use crate::options::{Backend, ListenOptions, Options};
 
 #[derive(Debug)]
 pub(crate) enum Auto {
@@ -42,6 +44,25 @@ impl Auto {
             },
         }
     }
+
+    /// A listening socket of the driver's kind, to be adopted; `kernel` is the same address.
+    pub(crate) fn listener(
+        &self,
+        address: &Address,
+        kernel: &SockAddr,
+        options: ListenOptions,
+    ) -> io::Result<Endpoint> {
+        match self {
+            Self::Uring(_) | Self::Epoll(_) => system::listener(address, kernel, options),
+        }
+    }
+
+    /// A socket of the driver's kind, to be adopted and connected to that peer.
+    pub(crate) fn connector(&self, peer: &SockAddr) -> io::Result<Endpoint> {
+        match self {
+            Self::Uring(_) | Self::Epoll(_) => system::connector(peer),
+        }
+    }
 }
 
 /// Passes a call on to whichever driver it is.
@@ -55,7 +76,7 @@ macro_rules! either {
 }
 
 impl Driver for Auto {
-    fn adopt(&mut self, socket: OwnedFd, family: Family, handle: Handle) -> io::Result<()> {
+    fn adopt(&mut self, socket: Endpoint, family: Family, handle: Handle) -> io::Result<()> {
         either!(self, driver => driver.adopt(socket, family, handle))
     }
 
@@ -99,7 +120,7 @@ impl Driver for Auto {
         either!(self, driver => driver.has_unread(handle))
     }
 
-    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
+    fn socket(&self, handle: Handle) -> Option<View<'_>> {
         either!(self, driver => driver.socket(handle))
     }
 

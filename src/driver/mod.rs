@@ -29,24 +29,27 @@ mod auto;
 pub(crate) mod buf_ring;
 #[cfg(test)]
 mod conformance;
+mod endpoint;
 pub(crate) mod outgoing;
 pub(crate) mod pool;
 pub(crate) mod slots;
+mod system;
 pub(crate) mod token;
 pub(crate) mod uring;
 pub(crate) mod waker;
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use socket2::{SockAddr, SockRef};
+use socket2::{Domain, SockAddr, SockRef};
 
 use crate::error::Errno;
 use crate::event::Handle;
 
 pub(crate) use auto::Auto;
+pub(crate) use endpoint::{Endpoint, View};
 pub(crate) use outgoing::{Outgoing, PLACE_LEN, Part};
 pub(crate) use pool::Chunk;
 pub(crate) use token::{Op, Ops};
@@ -58,7 +61,7 @@ pub(crate) use waker::Waker;
 pub(crate) trait Driver {
     /// Takes a socket over: from here on the driver owns the descriptor. On failure it is closed,
     /// and the handle stays free.
-    fn adopt(&mut self, socket: OwnedFd, family: Family, handle: Handle) -> io::Result<()>;
+    fn adopt(&mut self, socket: Endpoint, family: Family, handle: Handle) -> io::Result<()>;
     /// Accepts clients until it fails or is cancelled.
     fn accept(&mut self, handle: Handle);
     /// Connects once.
@@ -81,8 +84,8 @@ pub(crate) trait Driver {
     fn waker(&self) -> Waker;
     /// Whether bytes of the peer wait to be received. Asked rarely, never per PDU.
     fn has_unread(&self, handle: Handle) -> bool;
-    /// The socket itself, for options and names; `None` when none is adopted.
-    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>>;
+    /// A look at the socket, for options and names; `None` when none is adopted.
+    fn socket(&self, handle: Handle) -> Option<View<'_>>;
     /// A number that grows whenever bytes of the socket's sends have left it: how many the peer's
     /// kernel has acknowledged, or taken where the peer is on this machine. `None` where that is
     /// not to be known. Costs a system call, so it is for whoever looks for sends that are stuck,
@@ -97,6 +100,12 @@ pub(crate) trait Driver {
 pub(crate) enum Family {
     Inet,
     Unix,
+}
+
+impl Family {
+    pub(crate) fn of(address: &SockAddr) -> Self {
+        if address.domain() == Domain::UNIX { Self::Unix } else { Self::Inet }
+    }
 }
 
 /// What becomes of a connection.
@@ -148,7 +157,7 @@ pub(crate) struct Completion {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// A client; a completion nobody wants closes it by being dropped.
-    Accepted(OwnedFd),
+    Accepted(Endpoint),
     AcceptFailed(Errno),
     Connected,
     ConnectFailed(Errno),

@@ -6,13 +6,10 @@
 #![forbid(unsafe_code)]
 
 use std::mem;
-use std::os::fd::OwnedFd;
-
-use socket2::SockRef;
 
 use super::Netlib;
 use super::tell::{Hosted, Notice, Owner};
-use crate::driver::{Completion, Driver, End, Op, Outcome, Outgoing};
+use crate::driver::{Completion, Driver, End, Endpoint, Op, Outcome, Outgoing};
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
@@ -98,7 +95,7 @@ impl<A> Netlib<A> {
         self.reactor.watch(handle);
     }
 
-    fn on_accepted(&mut self, app: &mut A, listener: Handle, client: OwnedFd) {
+    fn on_accepted(&mut self, app: &mut A, listener: Handle, client: Endpoint) {
         let Some(socket) = self.reactor.sockets.find_mut(listener) else { return };
         if let Some(gate) = &mut socket.gate {
             gate.pause_ms = 0;
@@ -139,7 +136,7 @@ impl<A> Netlib<A> {
     }
 
     /// Whether a listener lets a client in, and for whom it is counted.
-    fn admit(&mut self, listener: Handle, client: &OwnedFd) -> Result<Option<Block>, TooMany> {
+    fn admit(&mut self, listener: Handle, client: &Endpoint) -> Result<Option<Block>, TooMany> {
         let now_ms = self.reactor.now_ms;
         let Some(socket) = self.reactor.sockets.find_mut(listener) else { return Ok(None) };
         let Some(Gate { admission, .. }) = socket.gate.as_deref_mut() else { return Ok(None) };
@@ -414,8 +411,8 @@ fn make_room(reader: &mut Reader, spare: &mut Spare, len: usize) {
 struct TooMany;
 
 /// Whose connection it is; `None` for one that is gone already, or has no address.
-fn block_of(client: &OwnedFd) -> Option<Block> {
-    let address = SockRef::from(client).peer_addr().ok()?.as_socket()?;
+fn block_of(client: &Endpoint) -> Option<Block> {
+    let address = client.peer_address().ok()?.as_socket()?;
     Some(Block::of(address.ip()))
 }
 

@@ -5,12 +5,10 @@
 use std::io;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-
 use super::Netlib;
 use super::tell::Owner;
 use crate::address::Address;
-use crate::driver::{Driver, Family};
+use crate::driver::{Driver, Family, View};
 use crate::error::OptionError;
 use crate::event::{Callback, Handle};
 use crate::options::{BacklogLimits, Delivery, Limits, Liveness};
@@ -109,7 +107,7 @@ impl<'n, A> SocketOptions<'n, A> {
     /// # Errors
     /// [`OptionError`]: no descriptor yet, or the kernel refuses.
     pub fn set_send_buffer_size(&mut self, bytes: usize) -> Result<(), OptionError> {
-        self.with_system(|socket| socket.set_send_buffer_size(bytes))
+        self.with_view(|socket| socket.set_send_buffer_size(bytes))
     }
 
     /// Asks the kernel for a receive buffer of so many bytes (`SO_RCVBUF`); it doubles the number.
@@ -118,7 +116,7 @@ impl<'n, A> SocketOptions<'n, A> {
     /// # Errors
     /// [`OptionError`]: no descriptor yet, or the kernel refuses.
     pub fn set_receive_buffer_size(&mut self, bytes: usize) -> Result<(), OptionError> {
-        self.with_system(|socket| socket.set_recv_buffer_size(bytes))
+        self.with_view(|socket| socket.set_receive_buffer_size(bytes))
     }
 
     /// Whether small segments go out at once (`TCP_NODELAY`). Default yes.
@@ -126,7 +124,7 @@ impl<'n, A> SocketOptions<'n, A> {
     /// # Errors
     /// [`OptionError`]: no descriptor yet, or the kernel refuses, as it does for Unix-domain.
     pub fn set_nodelay(&mut self, nodelay: bool) -> Result<(), OptionError> {
-        self.with_system(|socket| socket.set_tcp_nodelay(nodelay))
+        self.with_view(|socket| socket.set_nodelay(nodelay))
     }
 
     /// After how long a silence the kernel asks whether the peer is there (`SO_KEEPALIVE`,
@@ -135,13 +133,8 @@ impl<'n, A> SocketOptions<'n, A> {
     /// # Errors
     /// [`OptionError`]: no descriptor yet, or the kernel refuses.
     pub fn set_keepalive(&mut self, idle: Option<Duration>) -> Result<(), OptionError> {
-        self.with_system(|socket| match idle {
-            Some(idle) => {
-                let idle = idle.max(Duration::from_secs(1));
-                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
-            }
-            None => socket.set_keepalive(false),
-        })
+        let idle = idle.map(|idle| idle.max(Duration::from_secs(1)));
+        self.with_view(|socket| socket.set_keepalive(idle))
     }
 
     /// The callback; `None` where a connection's object or a factory of objects stands for it.
@@ -197,7 +190,7 @@ impl<'n, A> SocketOptions<'n, A> {
     /// # Errors
     /// [`OptionError`]: no descriptor yet, or the socket has no peer (any more).
     pub fn remote_address(&self) -> Result<Address, OptionError> {
-        self.with_system(|socket| socket.peer_addr()).map(|address| Address::from_kernel(&address))
+        self.with_view(|socket| socket.peer_address()).map(|address| Address::from_kernel(&address))
     }
 
     /// The own address.
@@ -205,7 +198,8 @@ impl<'n, A> SocketOptions<'n, A> {
     /// # Errors
     /// [`OptionError`]: no descriptor yet.
     pub fn local_address(&self) -> Result<Address, OptionError> {
-        self.with_system(|socket| socket.local_addr()).map(|address| Address::from_kernel(&address))
+        self.with_view(|socket| socket.local_address())
+            .map(|address| Address::from_kernel(&address))
     }
 
     /// The kernel's send buffer in bytes, as the kernel counts it.
@@ -213,7 +207,7 @@ impl<'n, A> SocketOptions<'n, A> {
     /// # Errors
     /// [`OptionError`]: no descriptor yet.
     pub fn send_buffer_size(&self) -> Result<usize, OptionError> {
-        self.with_system(|socket| socket.send_buffer_size())
+        self.with_view(|socket| socket.send_buffer_size())
     }
 
     /// The kernel's receive buffer in bytes, as the kernel counts it.
@@ -221,7 +215,7 @@ impl<'n, A> SocketOptions<'n, A> {
     /// # Errors
     /// [`OptionError`]: no descriptor yet.
     pub fn receive_buffer_size(&self) -> Result<usize, OptionError> {
-        self.with_system(|socket| socket.recv_buffer_size())
+        self.with_view(|socket| socket.receive_buffer_size())
     }
 
     /// Whether small segments go out at once; `true` for Unix-domain sockets, which know no other.
@@ -232,7 +226,7 @@ impl<'n, A> SocketOptions<'n, A> {
         if self.socket().family == Family::Unix {
             return Ok(true);
         }
-        self.with_system(|socket| socket.tcp_nodelay())
+        self.with_view(|socket| socket.nodelay())
     }
 
     /// After how long a silence the kernel asks for the peer; `None` when it never asks.
@@ -240,10 +234,7 @@ impl<'n, A> SocketOptions<'n, A> {
     /// # Errors
     /// [`OptionError`]: no descriptor yet, or the kernel refuses.
     pub fn keepalive(&self) -> Result<Option<Duration>, OptionError> {
-        self.with_system(|socket| match socket.keepalive()? {
-            true => socket.tcp_keepalive_time().map(Some),
-            false => Ok(None),
-        })
+        self.with_view(|socket| socket.keepalive())
     }
 
     fn socket(&self) -> &Socket<Owner<A>> {
@@ -255,11 +246,8 @@ impl<'n, A> SocketOptions<'n, A> {
         found.expect("found when the options were asked for")
     }
 
-    fn with_system<T>(
-        &self,
-        call: impl FnOnce(SockRef<'_>) -> io::Result<T>,
-    ) -> Result<T, OptionError> {
+    fn with_view<T>(&self, call: impl FnOnce(View<'_>) -> io::Result<T>) -> Result<T, OptionError> {
         let socket = self.net.driver.socket(self.handle).ok_or(OptionError::NotYet)?;
-        call(SockRef::from(&socket)).map_err(OptionError::System)
+        call(socket).map_err(OptionError::System)
     }
 }

@@ -1,19 +1,18 @@
-//! How listeners and connections begin: sockets are made here, and handed to the driver.
+//! How listeners and connections begin: the driver is asked for sockets, and given them to keep.
 
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use socket2::{Domain, SockAddr, SockRef, Socket as System, Type};
+use socket2::SockAddr;
 
 use super::Netlib;
 use super::tell::{Hosted, Owner};
 use crate::address::{Address, AddressError};
 use crate::conn::Connection;
-use crate::driver::{Driver, Family, Op};
+use crate::driver::{Driver, Endpoint, Family, Op};
 use crate::error::{ConnectError, Errno, ListenError};
 use crate::event::{CloseReason, Handle};
 use crate::options::ListenOptions;
@@ -88,10 +87,11 @@ impl<A> Netlib<A> {
     ) -> Result<Handle, ListenError> {
         let kernel = address.to_kernel().map_err(ListenError::System)?;
         let kernel = kernel.ok_or(ListenError::Address(AddressError::NotNumeric))?;
-        let socket = bound(address, &kernel, options).map_err(ListenError::System)?;
-        let family = family(&kernel);
+        let socket = self.driver.listener(address, &kernel, options);
+        let socket = socket.map_err(ListenError::System)?;
+        let family = Family::of(&kernel);
         let handle = self.insert(State::Listening, family, owner).ok_or(ListenError::TooMany)?;
-        self.adopt(handle, socket.into(), family).map_err(ListenError::System)?;
+        self.adopt(handle, socket, family).map_err(ListenError::System)?;
         let admission = Admission::new(&options, self.now_ms());
         if let Some(socket) = self.reactor.sockets.find_mut(handle) {
             socket.gate = Some(Box::new(Gate { admission, failures: 0, pause_ms: 0 }));
@@ -108,7 +108,7 @@ impl<A> Netlib<A> {
         let kernel = address.to_kernel().map_err(ConnectError::System)?;
         let handle = match (kernel, address) {
             (Some(kernel), _) => {
-                let family = family(&kernel);
+                let family = Family::of(&kernel);
                 let state = State::Connecting;
                 let handle = self.insert(state, family, owner).ok_or(ConnectError::TooMany)?;
                 if let Err(error) = self.try_connect(handle, kernel) {
@@ -147,7 +147,7 @@ impl<A> Netlib<A> {
     pub(super) fn adopt(
         &mut self,
         handle: Handle,
-        socket: OwnedFd,
+        socket: Endpoint,
         family: Family,
     ) -> io::Result<()> {
         let adopted = self.driver.adopt(socket, family, handle);
@@ -159,12 +159,9 @@ impl<A> Netlib<A> {
 
     /// Makes a socket for a connecting handle that has none, and connects it.
     fn try_connect(&mut self, handle: Handle, peer: SockAddr) -> io::Result<()> {
-        let family = family(&peer);
-        let socket = System::new(peer.domain(), Type::STREAM, None)?;
-        if family == Family::Inet {
-            socket.set_tcp_nodelay(true)?;
-        }
-        self.driver.adopt(socket.into(), family, handle)?;
+        let family = Family::of(&peer);
+        let socket = self.driver.connector(&peer)?;
+        self.driver.adopt(socket, family, handle)?;
         if let Some(socket) = self.reactor.sockets.find_mut(handle) {
             socket.family = family;
             socket.outstanding.insert(Op::Connect);
@@ -224,67 +221,18 @@ impl<A> Netlib<A> {
     /// Whether a connection still has its peer; a reset takes it away, an end of stream does not.
     pub(super) fn has_peer(&self, handle: Handle) -> bool {
         let socket = self.driver.socket(handle);
-        socket.is_some_and(|socket| SockRef::from(&socket).peer_addr().is_ok())
+        socket.is_some_and(|socket| socket.peer_address().is_ok())
     }
 
     /// Whether the kernel connected a socket to itself: it does when the port asked for is free
     /// and happens to be the one it picks for this end.
     pub(super) fn is_self_connected(&self, handle: Handle) -> bool {
         let Some(socket) = self.driver.socket(handle) else { return false };
-        let socket = SockRef::from(&socket);
-        match (socket.local_addr(), socket.peer_addr()) {
+        match (socket.local_address(), socket.peer_address()) {
             (Ok(local), Ok(peer)) => local.as_socket().is_some() && local == peer,
             _ => false,
         }
     }
-}
-
-/// A listening socket.
-fn bound(address: &Address, kernel: &SockAddr, options: ListenOptions) -> io::Result<System> {
-    let open = || -> io::Result<System> {
-        let socket = System::new(kernel.domain(), Type::STREAM, None)?;
-        if kernel.domain() != Domain::UNIX {
-            socket.set_reuse_address(true)?;
-            socket.set_reuse_port(options.reuse_port)?;
-            // Accepted sockets inherit it, which saves a call for each.
-            socket.set_tcp_nodelay(true)?;
-        }
-        if kernel.domain() == Domain::IPV6 {
-            socket.set_only_v6(!options.dual_stack)?;
-        }
-        Ok(socket)
-    };
-    let mut socket = open()?;
-    if let Err(error) = socket.bind(kernel) {
-        let Address::Path(path) = address else { return Err(error) };
-        if error.kind() != io::ErrorKind::AddrInUse || is_served(kernel) {
-            return Err(error);
-        }
-        // A path outlives its listener. Nobody serves this one, so it is taken over.
-        std::fs::remove_file(path)?;
-        socket = open()?;
-        socket.bind(kernel)?;
-    }
-    socket.listen(options.backlog.into())?;
-    Ok(socket)
-}
-
-/// Whether somebody accepts clients at a Unix-domain path, or it is no socket at all.
-fn is_served(kernel: &SockAddr) -> bool {
-    let probe = System::new(Domain::UNIX, Type::STREAM, None)
-        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
-        .and_then(|socket| socket.connect(kernel));
-    // Only a socket without a listener refuses; files that are no sockets refuse as well.
-    let is_refused =
-        matches!(&probe, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused);
-    let is_socket = kernel.as_pathname().and_then(|path| std::fs::metadata(path).ok());
-    let is_socket = is_socket
-        .is_some_and(|metadata| std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()));
-    !(is_refused && is_socket)
-}
-
-fn family(address: &SockAddr) -> Family {
-    if address.domain() == Domain::UNIX { Family::Unix } else { Family::Inet }
 }
 
 /// Addresses of one host that are tried.
@@ -294,6 +242,8 @@ const CANDIDATES_MAX: usize = 16;
 mod tests {
     use std::net::TcpListener;
     use std::time::Duration;
+
+    use socket2::{Domain, Socket as System, Type};
 
     use super::*;
     use crate::event::Event;

@@ -8,6 +8,7 @@ mod sends;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,14 +62,14 @@ struct Rig {
 }
 
 impl Rig {
-    fn adopt(&mut self, socket: impl Into<std::os::fd::OwnedFd>) -> Handle {
+    fn adopt(&mut self, socket: impl Into<OwnedFd>) -> Handle {
         self.adopt_as(socket, Family::Inet)
     }
 
-    fn adopt_as(&mut self, socket: impl Into<std::os::fd::OwnedFd>, family: Family) -> Handle {
+    fn adopt_as(&mut self, socket: impl Into<OwnedFd>, family: Family) -> Handle {
         let handle = Handle::new(self.made, 1);
         self.made += 1;
-        self.driver.adopt(socket.into(), family, handle).unwrap();
+        self.driver.adopt(socket.into().into(), family, handle).unwrap();
         handle
     }
 
@@ -173,7 +174,7 @@ impl Rig {
         if last {
             self.resubmit(listener, Op::Accept);
         }
-        socket.into()
+        socket.into_system().unwrap().into()
     }
 
     /// Every buffer is free, with the kernel, or lent to a completion that was seen.
@@ -294,7 +295,9 @@ fn nothing_completes_inside_a_submitting_call() {
 fn a_second_receive_is_a_bug() {
     let (mut driver, _) = Auto::start(&Options::new().backend(Backend::Epoll)).unwrap();
     let handle = Handle::new(0, 1);
-    driver.adopt(UnixStream::pair().unwrap().0.into(), Family::Unix, handle).unwrap();
+    driver
+        .adopt(OwnedFd::from(UnixStream::pair().unwrap().0).into(), Family::Unix, handle)
+        .unwrap();
     driver.receive(handle);
     driver.receive(handle);
 }

@@ -128,7 +128,7 @@ fn narrow_pair(rig: &mut Rig, family: Family) -> (Handle, Socket) {
         }
     };
     let near = rig.driver.socket(handle).unwrap();
-    SockRef::from(&near).set_send_buffer_size(4096).unwrap();
+    near.set_send_buffer_size(4096).unwrap();
     peer.set_nonblocking(true).unwrap();
     (handle, peer)
 }

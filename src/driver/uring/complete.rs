@@ -71,7 +71,7 @@ impl Uring {
             return None;
         }
         if let Some(client) = client {
-            return Some(Outcome::Accepted(client));
+            return Some(Outcome::Accepted(client.into()));
         }
         let errno = Errno(-answer.result);
         // A listener that was shut down answers like a kernel without the multishot form.

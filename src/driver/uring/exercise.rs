@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -36,8 +37,8 @@ impl Exercise<'_> {
         let (near, far) = UnixStream::pair()?;
         let (left, right) = (Handle::new(0, 1), Handle::new(1, 1));
         // Treated as TCP, to try the multishot form; its end of stream is not asked for.
-        self.driver.adopt(near.into(), Family::Inet, left)?;
-        self.driver.adopt(far.into(), Family::Inet, right)?;
+        self.driver.adopt(OwnedFd::from(near).into(), Family::Inet, left)?;
+        self.driver.adopt(OwnedFd::from(far).into(), Family::Inet, right)?;
         self.step = "receive into a ring buffer";
         self.driver.receive(left);
         self.driver.send(right, b"ping".to_vec().into());
@@ -75,11 +76,11 @@ impl Exercise<'_> {
         listener.listen(1)?;
         let address = listener.local_addr()?;
         let (server, client) = (Handle::new(0, 2), Handle::new(1, 2));
-        self.driver.adopt(listener.into(), Family::Unix, server)?;
+        self.driver.adopt(OwnedFd::from(listener).into(), Family::Unix, server)?;
         self.driver.accept(server);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         // Treated as TCP, to try the request.
-        self.driver.adopt(socket.into(), Family::Inet, client)?;
+        self.driver.adopt(OwnedFd::from(socket).into(), Family::Inet, client)?;
         self.driver.connect(client, address);
         self.expect(|outcome| matches!(outcome, Outcome::Connected))?;
         let is_armed = !self.expect(|outcome| matches!(outcome, Outcome::Accepted(_)))?;

@@ -14,7 +14,7 @@ mod setup;
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 use std::{fmt, io, mem};
 
@@ -26,7 +26,10 @@ use super::buf_ring::{self, BufRing};
 use super::outgoing::{Flight, Outgoing};
 use super::slots::Slots;
 use super::token::Token;
-use super::{Completion, Driver, DriverCounters, End, Family, Op, Ops, Waker, connect_at_once};
+use super::{
+    Completion, Driver, DriverCounters, End, Endpoint, Family, Op, Ops, View, Waker,
+    connect_at_once,
+};
 use crate::event::Handle;
 use crate::options::{Feature, Features};
 use crate::sys;
@@ -272,7 +275,8 @@ impl Uring {
 }
 
 impl Driver for Uring {
-    fn adopt(&mut self, socket: OwnedFd, family: Family, handle: Handle) -> io::Result<()> {
+    fn adopt(&mut self, socket: Endpoint, family: Family, handle: Handle) -> io::Result<()> {
+        let socket = socket.into_system()?;
         let (outstanding, cancelled) = (Ops::NONE, Ops::NONE);
         let flight = Flight::default();
         // Multishot receives on Unix-domain sockets miss the end of the stream on kernels as
@@ -370,8 +374,8 @@ impl Driver for Uring {
         self.slots.find(handle).is_some_and(|slot| sys::has_unread(slot.socket.as_fd()))
     }
 
-    fn socket(&self, handle: Handle) -> Option<BorrowedFd<'_>> {
-        self.slots.find(handle).map(|slot| slot.socket.as_fd())
+    fn socket(&self, handle: Handle) -> Option<View<'_>> {
+        self.slots.find(handle).map(|slot| View::of_system(&slot.socket))
     }
 
     fn progress(&self, handle: Handle) -> Option<u64> {
