@@ -157,7 +157,7 @@ pub enum AddressError {
     BadName,
     /// The Unix-domain name is empty or over 107 bytes.
     BadPath,
-    /// A listener needs a numeric address, not a host name.
+    /// A listener, or a simulated network, needs a numeric address, not a host name.
     NotNumeric,
 }
 
@@ -168,7 +168,7 @@ impl fmt::Display for AddressError {
             Self::BadPort => "the port is no number from 0 to 65535",
             Self::BadName => "the host is no name; write IPv6 addresses as [::1]:7000",
             Self::BadPath => "a Unix-domain name has 1 to 107 bytes",
-            Self::NotNumeric => "a listener needs a numeric address",
+            Self::NotNumeric => "a numeric address is needed here",
         })
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::options::Options;
+
 /// A clock that stands still until it is told to go on: for tests of timers, deadlines and
 /// heartbeats, which then take no time.
 ///
@@ -66,11 +68,18 @@ impl ManualClock {
 pub(crate) enum Clock {
     Real(Instant),
     Manual(ManualClock),
+    /// Time that goes on while it is waited for.
+    #[cfg(feature = "sim")]
+    Simulated(ManualClock),
 }
 
 impl Clock {
-    pub(crate) fn start(manual: Option<&ManualClock>) -> Self {
-        match manual {
+    pub(crate) fn start(options: &Options) -> Self {
+        #[cfg(feature = "sim")]
+        if let Some(host) = &options.sim {
+            return Self::Simulated(host.clock());
+        }
+        match &options.clock {
             Some(clock) => Self::Manual(clock.clone()),
             None => Self::Real(Instant::now()),
         }
@@ -80,6 +89,8 @@ impl Clock {
         match self {
             Self::Real(start) => start.elapsed(),
             Self::Manual(clock) => clock.elapsed(),
+            #[cfg(feature = "sim")]
+            Self::Simulated(clock) => clock.elapsed(),
         }
     }
 
@@ -90,6 +101,8 @@ impl Clock {
             (_, Duration::ZERO) => Duration::ZERO,
             (Self::Real(_), left) => left,
             (Self::Manual(_), _) => Duration::MAX,
+            #[cfg(feature = "sim")]
+            (Self::Simulated(_), left) => left,
         }
     }
 }

@@ -35,6 +35,8 @@ mod reactor;
 mod remote;
 mod resolver;
 mod shared;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod stats;
 mod sys;
 

@@ -106,9 +106,10 @@ impl Backoff {
         self
     }
 
-    /// The random numbers for a set with this back-off.
-    pub(crate) fn random(&self) -> Rng {
-        self.seed.map_or_else(Rng::new, Rng::with_seed)
+    /// The random numbers for a set with this back-off, `fallback` being what a simulation seeds
+    /// them with.
+    pub(crate) fn random(&self, fallback: Option<u64>) -> Rng {
+        self.seed.or(fallback).map_or_else(Rng::new, Rng::with_seed)
     }
 
     /// Whether a connection that was open for so long lets the waits begin anew.
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     fn seconds(backoff: Backoff, count: u32) -> Vec<u64> {
-        let mut random = backoff.random();
+        let mut random = backoff.random(None);
         (0..count).map(|failures| backoff.wait(failures, &mut random).as_secs()).collect()
     }
 
@@ -197,7 +198,7 @@ mod tests {
     #[test]
     fn a_seed_repeats_the_jitter() {
         let waits = |backoff: Backoff| {
-            let mut random = backoff.random();
+            let mut random = backoff.random(None);
             [0; 8].map(|_| backoff.wait(9, &mut random))
         };
         assert_eq!(waits(Backoff::new().seed(7)), waits(Backoff::new().seed(7)));
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn jitter_spreads_evenly() {
         let backoff = Backoff::new().first(Duration::from_secs(8)).longest(Duration::ZERO).seed(1);
-        let mut random = backoff.random();
+        let mut random = backoff.random(None);
         let mut counts = [0_u32; 4];
         for _ in 0..4000 {
             let second = backoff.wait(0, &mut random).as_secs().clamp(4, 7);

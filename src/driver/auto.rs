@@ -1,4 +1,4 @@
-//! The driver that a `Netlib` really has: one of the two, behind one `match`.
+//! The driver that a `Netlib` really has: one of them, behind one `match`.
 //!
 //! Also decides which: [`Auto::start`] tries io_uring and says why when epoll takes over.
 
@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
+#[cfg(feature = "sim")]
+use super::sim::Sim;
 use super::uring::Uring;
 use super::{
     Completion, Driver, DriverCounters, End, Endpoint, Family, Ops, Outgoing, View, Waker, system,
@@ -23,6 +25,8 @@ use crate::options::{Backend, ListenOptions, Options};
 pub(crate) enum Auto {
     Uring(Box<Uring>),
     Epoll(Box<Epoll>),
+    #[cfg(feature = "sim")]
+    Sim(Box<Sim>),
 }
 
 impl Auto {
@@ -34,6 +38,11 @@ impl Auto {
             Backend::Uring => {
                 let uring = Uring::new(options).map_err(BuildError::Uring)?;
                 Ok((Self::Uring(Box::new(uring)), None))
+            }
+            #[cfg(feature = "sim")]
+            Backend::Sim => {
+                let sim = Sim::new(options).map_err(BuildError::System)?;
+                Ok((Self::Sim(Box::new(sim)), None))
             }
             Backend::Auto => match Uring::new(options) {
                 Ok(uring) => Ok((Self::Uring(Box::new(uring)), None)),
@@ -54,6 +63,8 @@ impl Auto {
     ) -> io::Result<Endpoint> {
         match self {
             Self::Uring(_) | Self::Epoll(_) => system::listener(address, kernel, options),
+            #[cfg(feature = "sim")]
+            Self::Sim(driver) => driver.listener(kernel, options),
         }
     }
 
@@ -61,6 +72,26 @@ impl Auto {
     pub(crate) fn connector(&self, peer: &SockAddr) -> io::Result<Endpoint> {
         match self {
             Self::Uring(_) | Self::Epoll(_) => system::connector(peer),
+            #[cfg(feature = "sim")]
+            Self::Sim(driver) => driver.connector(peer),
+        }
+    }
+
+    /// A seed for random numbers that must be the same each time; `None` where they need not.
+    pub(crate) fn seed(&self) -> Option<u64> {
+        match self {
+            Self::Uring(_) | Self::Epoll(_) => None,
+            #[cfg(feature = "sim")]
+            Self::Sim(driver) => Some(driver.seed()),
+        }
+    }
+
+    /// Whether the driver's sockets can be connected to what a host's name stands for.
+    pub(crate) const fn knows_names(&self) -> bool {
+        match self {
+            Self::Uring(_) | Self::Epoll(_) => true,
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => false,
         }
     }
 }
@@ -71,6 +102,8 @@ macro_rules! either {
         match $self {
             Auto::Uring($driver) => $call,
             Auto::Epoll($driver) => $call,
+            #[cfg(feature = "sim")]
+            Auto::Sim($driver) => $call,
         }
     };
 }

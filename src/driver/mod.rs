@@ -32,6 +32,8 @@ mod conformance;
 mod endpoint;
 pub(crate) mod outgoing;
 pub(crate) mod pool;
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
 pub(crate) mod slots;
 mod system;
 pub(crate) mod token;

@@ -25,20 +25,24 @@ struct Region {
     count: u16,
     /// The free ones. Last in, first out: the buffer that is still warm goes next.
     free: RefCell<Vec<u16>>,
+    /// Whether what comes back is overwritten, so that its use is seen.
+    #[cfg(feature = "sim")]
+    is_poisoned: bool,
 }
 
 impl Pool {
     /// A pool of `count` buffers; `ENOMEM` where there is not as much memory.
     pub(crate) fn new(count: u16, buffer_len: u32) -> io::Result<Self> {
-        let buffer_len = buffer_len as usize;
-        let layout = Layout::from_size_align(usize::from(count) * buffer_len, ALIGN)
-            .expect("Options: 32768 buffers of 1 MiB fit into an address space");
-        assert!(layout.size() > 0, "Options: a pool has buffers, and they have bytes");
-        // SAFETY: the layout's size is not zero, by the assertion above.
-        let memory = unsafe { alloc::alloc_zeroed(layout) };
-        let memory = NonNull::new(memory).ok_or(io::ErrorKind::OutOfMemory)?;
-        let free = RefCell::new((0..count).rev().collect());
-        Ok(Self { region: Rc::new(Region { memory, layout, buffer_len, count, free }) })
+        let region = Region::new(count, buffer_len)?;
+        Ok(Self { region: Rc::new(region) })
+    }
+
+    /// A pool whose buffers are overwritten when they come back.
+    #[cfg(feature = "sim")]
+    pub(crate) fn poisoned(count: u16, buffer_len: u32) -> io::Result<Self> {
+        let mut region = Region::new(count, buffer_len)?;
+        region.is_poisoned = true;
+        Ok(Self { region: Rc::new(region) })
     }
 
     /// A free buffer, as an empty chunk to be filled.
@@ -81,6 +85,26 @@ impl fmt::Debug for Pool {
 }
 
 impl Region {
+    fn new(count: u16, buffer_len: u32) -> io::Result<Self> {
+        let buffer_len = buffer_len as usize;
+        let layout = Layout::from_size_align(usize::from(count) * buffer_len, ALIGN)
+            .expect("Options: 32768 buffers of 1 MiB fit into an address space");
+        assert!(layout.size() > 0, "Options: a pool has buffers, and they have bytes");
+        // SAFETY: the layout's size is not zero, by the assertion above.
+        let memory = unsafe { alloc::alloc_zeroed(layout) };
+        let memory = NonNull::new(memory).ok_or(io::ErrorKind::OutOfMemory)?;
+        let free = RefCell::new((0..count).rev().collect());
+        Ok(Self {
+            memory,
+            layout,
+            buffer_len,
+            count,
+            free,
+            #[cfg(feature = "sim")]
+            is_poisoned: false,
+        })
+    }
+
     fn address(&self, id: u16) -> *mut u8 {
         assert!(id < self.count, "a buffer's id is below the count");
         self.memory.as_ptr().wrapping_add(usize::from(id) * self.buffer_len)
@@ -131,6 +155,11 @@ impl Deref for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
+        #[cfg(feature = "sim")]
+        if self.region.is_poisoned {
+            let len = self.len as usize;
+            self.space()[..len].fill(POISON);
+        }
         self.region.free.borrow_mut().push(self.id);
     }
 }
@@ -140,6 +169,10 @@ impl fmt::Debug for Chunk {
         write!(f, "Chunk({} bytes)", self.len)
     }
 }
+
+/// What a buffer holds that came back: bytes that no test sends in a row.
+#[cfg(feature = "sim")]
+const POISON: u8 = 0xDD;
 
 /// Alignment of the block: buffers of a page start at a page.
 const ALIGN: usize = 4096;
@@ -176,6 +209,18 @@ mod tests {
         chunk.space()[0] = 7;
         chunk.set_len(1);
         assert_eq!(*chunk, [7]);
+    }
+
+    /// What was in a buffer that came back is overwritten, where that is asked for.
+    #[cfg(feature = "sim")]
+    #[test]
+    fn a_poisoned_buffer_keeps_nothing() {
+        let pool = Pool::poisoned(1, 64).unwrap();
+        let mut chunk = pool.take().unwrap();
+        chunk.space().fill(7);
+        chunk.set_len(10);
+        drop(chunk);
+        assert_eq!(pool.take().unwrap().space()[..11], [[POISON; 10].as_slice(), &[7]].concat());
     }
 
     /// The kernel cannot make us read past a buffer.

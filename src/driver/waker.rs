@@ -45,6 +45,12 @@ impl Waker {
         self.shared.signalled.swap(false, Ordering::AcqRel);
     }
 
+    /// Whether a wake-up is on its way.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_signalled(&self) -> bool {
+        self.shared.signalled.load(Ordering::Acquire)
+    }
+
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.shared.event.as_fd()
     }

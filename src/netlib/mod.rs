@@ -12,6 +12,8 @@ mod fanout;
 mod option;
 mod sets;
 mod setup;
+#[cfg(feature = "sim")]
+mod simulated;
 mod tell;
 mod timers;
 mod turn;
@@ -118,7 +120,7 @@ impl<A> Netlib<A> {
             resolver: Resolver::new(driver.waker()),
             driver,
             remote,
-            clock: Clock::start(options.clock.as_ref()),
+            clock: Clock::start(&options),
             settings: Settings {
                 delivery: options.delivery,
                 backlog: options.backlog,
@@ -423,6 +425,8 @@ impl<A> Netlib<A> {
         let (backend, features) = match &self.driver {
             Auto::Uring(driver) => (Backend::Uring, driver.features()),
             Auto::Epoll(_) => (Backend::Epoll, Features::NONE),
+            #[cfg(feature = "sim")]
+            Auto::Sim(_) => (Backend::Sim, Features::NONE),
         };
         BackendInfo { backend, features, fallback: self.fallback.clone() }
     }
@@ -503,7 +507,7 @@ impl<A> fmt::Debug for Netlib<A> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackendInfo {
-    /// `Uring` or `Epoll`.
+    /// The one that serves; never `Auto`.
     pub backend: Backend,
     /// Features of io_uring in use; none with epoll.
     pub features: Features,

@@ -178,7 +178,7 @@ impl<A> Netlib<A> {
         let set = Set {
             roster: Roster::new(list, self.clock.elapsed()),
             backoff,
-            random: backoff.random(),
+            random: backoff.random(self.driver.seed()),
             factory: Rc::new(factory),
             watcher: None,
         };

@@ -117,6 +117,9 @@ impl<A> Netlib<A> {
                 }
                 handle
             }
+            (None, Address::Host { .. }) if !self.driver.knows_names() => {
+                return Err(ConnectError::Address(AddressError::NotNumeric));
+            }
             (None, Address::Host { name, port }) => {
                 let inserted = self.insert(State::Idle, Family::Inet, owner);
                 let handle = inserted.ok_or(ConnectError::TooMany)?;

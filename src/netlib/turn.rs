@@ -86,7 +86,7 @@ impl<A> Netlib<A> {
     }
 
     /// How long the driver may wait; `None` for as long as it takes.
-    fn wait_limit(&self, wait_timeout: Duration) -> Option<Duration> {
+    pub(super) fn wait_limit(&self, wait_timeout: Duration) -> Option<Duration> {
         if self.reactor.is_busy() || self.sets.is_busy() {
             return Some(Duration::ZERO);
         }

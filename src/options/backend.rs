@@ -18,6 +18,9 @@ pub enum Backend {
     Uring,
     /// epoll.
     Epoll,
+    /// A simulated network, see [`Options::sim`](crate::Options::sim), by which it is chosen.
+    #[cfg(feature = "sim")]
+    Sim,
 }
 
 impl Backend {
@@ -46,6 +49,8 @@ impl fmt::Display for Backend {
             Self::Auto => "auto",
             Self::Uring => "uring",
             Self::Epoll => "epoll",
+            #[cfg(feature = "sim")]
+            Self::Sim => "sim",
         })
     }
 }

@@ -23,6 +23,8 @@ use crate::clock::ManualClock;
 use crate::conn::call::CALLS_MAX;
 use crate::error::BuildError;
 use crate::netlib::Netlib;
+#[cfg(feature = "sim")]
+use crate::sim::SimHost;
 
 /// Options of a [`Netlib`]: a consuming builder.
 ///
@@ -55,6 +57,8 @@ pub struct Options {
     pub(crate) accept_pause_max: Duration,
     pub(crate) abort_on_panic: bool,
     pub(crate) clock: Option<ManualClock>,
+    #[cfg(feature = "sim")]
+    pub(crate) sim: Option<SimHost>,
 }
 
 impl Options {
@@ -80,6 +84,8 @@ impl Options {
             accept_pause_max: Duration::from_secs(1),
             abort_on_panic: false,
             clock: None,
+            #[cfg(feature = "sim")]
+            sim: None,
         }
     }
 
@@ -210,6 +216,16 @@ impl Options {
         self
     }
 
+    /// Lets the `Netlib` run on a host of a simulated network, with the time of that network and
+    /// without any of the kernel's sockets; see [`sim`](crate::sim). Takes the place of the backend
+    /// and of the clock. Addresses are numeric, and a listener's is the host's own or unspecified.
+    #[cfg(feature = "sim")]
+    pub fn sim(mut self, host: &SimHost) -> Self {
+        self.backend = Backend::Sim;
+        self.sim = Some(host.clone());
+        self
+    }
+
     /// Makes the `Netlib`, on this thread and for this thread.
     ///
     /// # Errors
@@ -255,6 +271,10 @@ impl Options {
                 "the first accept pause must not be longer than the last",
             ),
         ];
+        #[cfg(feature = "sim")]
+        if (self.backend == Backend::Sim) != self.sim.is_some() {
+            return Err(BuildError::Option("Backend::Sim is chosen by Options::sim"));
+        }
         if let Some((_, text)) = rules.into_iter().find(|(holds, _)| !holds) {
             return Err(BuildError::Option(text));
         }

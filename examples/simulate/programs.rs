@@ -1,0 +1,186 @@
+//! The programs of the simulated workload: a server, and clients that talk to it in PDUs.
+//!
+//! What they do is decided by the generator of the network, so a seed says all of it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use uring_netlib::pdu::Header;
+use uring_netlib::sim::{SimHost, SimNet, SimNode};
+use uring_netlib::{BacklogLimits, Event, Handle, Netlib, Options, Repeat};
+
+use crate::oracle::{Oracle, Side, body};
+
+/// What a program's callbacks are lent.
+pub(crate) struct Program {
+    pub(crate) number: usize,
+    pub(crate) side: Side,
+    pub(crate) sim: SimNet,
+    pub(crate) oracle: Rc<RefCell<Oracle>>,
+    pub(crate) body_max: u64,
+    /// Whether it does nothing of its own any more.
+    pub(crate) is_quiet: bool,
+}
+
+/// Limits of one program, so that they are reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) buffers: u16,
+    pub(crate) buffer_len: u32,
+    pub(crate) backlog_max: u32,
+}
+
+pub(crate) const SERVER: &str = "10.0.0.1:8000";
+
+/// Builds a program, and lets a server listen.
+pub(crate) fn start(host: &SimHost, program: Program, bounds: Bounds) -> SimNode<Program> {
+    let max = bounds.backlog_max;
+    let options = Options::new()
+        .sim(host)
+        .pool(bounds.buffers, bounds.buffer_len)
+        .backlog(BacklogLimits { low: max / 4, high: max / 2, max });
+    let net = options.build().expect("the bounds are within those of the options");
+    let mut node = SimNode::new(net, program);
+    if node.app.side == Side::Server {
+        node.net.listen(SERVER, on_event, 0).expect("the port is free");
+    }
+    node
+}
+
+fn on_event(app: &mut Program, net: &mut Netlib<Program>, handle: Handle, event: Event<'_>) {
+    let oracle = Rc::clone(&app.oracle);
+    match event {
+        Event::Connect { .. } | Event::Confirm => {
+            oracle.borrow_mut().on_open(app.number, handle);
+            app.talk(net, handle);
+        }
+        Event::Pdu(pdu) => {
+            oracle.borrow_mut().on_pdu(app.number, handle, app.side, pdu.body());
+            app.answer(net, handle);
+        }
+        Event::Close(reason) => {
+            oracle.borrow_mut().on_close(app.number, handle, app.side, reason);
+        }
+        Event::Timer { user_data, .. } => {
+            let due = Duration::from_nanos(user_data);
+            oracle.borrow_mut().on_timer(due, app.sim.elapsed());
+        }
+        _ => {}
+    }
+}
+
+impl Program {
+    fn chance(&self, of: u64) -> bool {
+        self.sim.random(of) == 0
+    }
+
+    /// Sends a PDU, if there is room for it.
+    pub(crate) fn send(&self, net: &mut Netlib<Self>, handle: Handle) {
+        let next = self.oracle.borrow().next_number(self.number, handle, self.side);
+        let Some((connection, number)) = next else { return };
+        let len = usize::try_from(self.sim.random(self.body_max + 1)).unwrap_or(0);
+        let body = body(connection, number, len);
+        let length = u32::try_from(16 + body.len()).unwrap_or(u32::MAX);
+        let mut frame = [0; 16];
+        Header::new(1, 2).write(length, &mut frame);
+        if net.send(handle, &[frame.as_slice(), &body].concat()).is_ok() {
+            self.oracle.borrow_mut().on_sent(connection, self.side);
+        }
+    }
+
+    /// What a new connection begins with: the server learns from it which one it is.
+    fn talk(&self, net: &mut Netlib<Self>, handle: Handle) {
+        if self.side == Side::Client {
+            for _ in 0..=self.sim.random(3) {
+                self.send(net, handle);
+            }
+        }
+    }
+
+    /// What follows a PDU: mostly another one, or nothing.
+    fn answer(&self, net: &mut Netlib<Self>, handle: Handle) {
+        if self.is_quiet {
+            return;
+        }
+        if self.sim.random(10) < 4 {
+            self.send(net, handle);
+        }
+        if self.chance(60) {
+            self.close(net, handle);
+        }
+        if self.chance(30) && net.pause_receive(handle).is_ok() {
+            self.set_timer(net);
+        }
+    }
+
+    pub(crate) fn close(&self, net: &mut Netlib<Self>, handle: Handle) {
+        let is_abort = self.chance(3);
+        let closed = if is_abort { net.abort(handle) } else { net.close(handle) };
+        if closed.is_ok() {
+            let mut oracle = self.oracle.borrow_mut();
+            oracle.on_own_close(self.number, handle, self.side, is_abort);
+        }
+    }
+
+    pub(crate) fn set_timer(&self, net: &mut Netlib<Self>) {
+        let span = Duration::from_millis(1 + self.sim.random(500));
+        let due = u64::try_from((self.sim.elapsed() + span).as_nanos()).unwrap_or(0);
+        net.register_timer(span, Repeat::Once, on_event, due);
+    }
+
+    pub(crate) fn connect(&self, net: &mut Netlib<Self>, connection: u32) {
+        if let Ok(handle) = net.connect(SERVER, on_event, connection.into()) {
+            self.oracle.borrow_mut().on_connect(self.number, handle, connection);
+        }
+    }
+
+    /// One of its open connections.
+    fn pick(&self) -> Option<Handle> {
+        let open = self.oracle.borrow().open(self.number);
+        let at = usize::try_from(self.sim.random(open.len().max(1) as u64)).unwrap_or(0);
+        open.get(at).copied()
+    }
+
+    /// Something that a program may do at any time.
+    pub(crate) fn act(&self, net: &mut Netlib<Self>) {
+        let Some(handle) = self.pick() else { return };
+        match self.sim.random(20) {
+            0 => self.close(net, handle),
+            1 => _ = net.pause_receive(handle),
+            2..=4 => _ = net.resume_receive(handle),
+            5 => self.set_timer(net),
+            _ => self.send(net, handle),
+        }
+    }
+
+    /// Lets everything that was begun come to its end.
+    pub(crate) fn quieten(&mut self, net: &mut Netlib<Self>) {
+        self.is_quiet = true;
+        for handle in self.oracle.borrow().open(self.number) {
+            net.resume_receive(handle).ok();
+            if let Ok(mut option) = net.option(handle) {
+                drop(option.set_send_buffer_size(64 << 10));
+                drop(option.set_receive_buffer_size(64 << 10));
+            }
+        }
+    }
+
+    /// What must hold after every turn of a program.
+    pub(crate) fn check(&self, net: &mut Netlib<Self>, bounds: Bounds) {
+        let stats = net.stats();
+        let mut oracle = self.oracle.borrow_mut();
+        if stats.buffers_lent != 0 || stats.buffers_free != u64::from(bounds.buffers) {
+            oracle.break_rule(|| format!("pool: {stats:?}"));
+        }
+        if stats.panics != 0 {
+            oracle.break_rule(|| "a callback has panicked".to_owned());
+        }
+        for handle in oracle.open(self.number) {
+            let pending = net.option(handle).map_or(0, |option| option.pending_bytes());
+            if pending > bounds.backlog_max as usize {
+                oracle.break_rule(|| format!("backlog: {pending} bytes wait on {handle}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! One seed of the simulated workload: programs, a network, faults, and what has to be true.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use uring_netlib::sim::{SimFaults, SimHost, SimNet, SimNode, SimProgram};
+
+use crate::oracle::{Oracle, Side};
+use crate::programs::{Bounds, Program, start};
+
+/// What became of a seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// The hash of everything that happened.
+    pub(crate) hash: u64,
+    pub(crate) steps: u64,
+    pub(crate) pdus: u64,
+    pub(crate) closes: u64,
+    pub(crate) connections: u32,
+    /// What was done to hosts and links.
+    pub(crate) incidents: u64,
+    pub(crate) elapsed: Duration,
+}
+
+/// A rule that did not hold.
+#[derive(Debug)]
+pub(crate) struct Breach {
+    pub(crate) text: String,
+    pub(crate) at: Duration,
+}
+
+/// A seed's world in progress.
+pub(crate) struct World {
+    pub(crate) sim: SimNet,
+    oracle: Rc<RefCell<Oracle>>,
+    bounds: Bounds,
+    hosts: Vec<SimHost>,
+    nodes: Vec<SimNode<Program>>,
+    body_max: u64,
+    connections: u32,
+    incidents: u64,
+    steps: u64,
+    /// How many programs there were: each has a number of its own.
+    programs: usize,
+    is_calm: bool,
+}
+
+/// Runs a seed to its end, or to the first breach.
+pub(crate) fn run(seed: u64) -> Result<Outcome, Breach> {
+    World::new(seed).run()
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let sim = SimNet::new(seed);
+        // Every fourth seed has faults that nothing may come of, and is held to more.
+        let is_calm = seed.is_multiple_of(4);
+        let calm_delay = Duration::from_micros(10)..Duration::from_millis(1);
+        sim.set_faults(match is_calm {
+            true => SimFaults::benign().delay(calm_delay).buffers(512..=64 << 10),
+            false => SimFaults::swarm(seed),
+        });
+        let of = |choices: &[u64]| choices[draw(&sim, choices.len())];
+        let bounds = Bounds {
+            buffers: u16::try_from(of(&[1, 2, 8, 64])).unwrap_or(1),
+            buffer_len: u32::try_from(of(&[64, 100, 1024, 4096])).unwrap_or(64),
+            backlog_max: u32::try_from(of(&[1000, 4000, 64_000])).unwrap_or(1000),
+        };
+        let body_max = of(&[0, 20, 200, 3000]);
+        let hosts: Vec<SimHost> = (1..=2 + sim.random(3))
+            .map(|last| sim.host([10, 0, 0, u8::try_from(last).unwrap_or(9)]))
+            .collect();
+        let oracle = Oracle::new(is_calm);
+        let mut world = Self {
+            sim,
+            oracle: Rc::new(RefCell::new(oracle)),
+            bounds,
+            hosts,
+            nodes: Vec::new(),
+            body_max,
+            connections: 0,
+            incidents: 0,
+            steps: 0,
+            programs: 0,
+            is_calm,
+        };
+        for index in 0..world.hosts.len() {
+            let node = world.program(index);
+            world.nodes.push(node);
+        }
+        world
+    }
+
+    /// A new program for a host.
+    fn program(&mut self, host: usize) -> SimNode<Program> {
+        self.programs += 1;
+        let program = Program {
+            number: self.programs,
+            side: if host == 0 { Side::Server } else { Side::Client },
+            sim: self.sim.clone(),
+            oracle: Rc::clone(&self.oracle),
+            body_max: self.body_max,
+            is_quiet: false,
+        };
+        start(&self.hosts[host], program, self.bounds)
+    }
+
+    /// Goes through all phases of the workload.
+    pub(crate) fn run(mut self) -> Result<Outcome, Breach> {
+        let actions = 100 + self.sim.random(200);
+        for _ in 0..actions {
+            self.act();
+            for _ in 0..=self.sim.random(6) {
+                self.step()?;
+            }
+        }
+        self.heal();
+        let start = self.sim.elapsed();
+        while !self.oracle.borrow().is_complete() {
+            let is_stuck = !self.step()? || self.sim.elapsed() > start + BOUND;
+            if is_stuck && !self.oracle.borrow().is_complete() {
+                let waiting = self.oracle.borrow().waiting();
+                return Err(self.breach(format!("stuck: {waiting:?}")));
+            }
+        }
+        // Attempts that are on their way are open by then, or have failed.
+        self.run_until(self.sim.elapsed() + ATTEMPT)?;
+        self.close_all();
+        self.run_until(self.sim.elapsed() + BOUND)?;
+        self.expect_nothing_left()?;
+        let oracle = self.oracle.borrow();
+        Ok(Outcome {
+            hash: self.sim.timeline_hash(),
+            steps: self.steps,
+            pdus: oracle.pdus,
+            closes: oracle.closes,
+            connections: self.connections,
+            incidents: self.incidents,
+            elapsed: self.sim.elapsed(),
+        })
+    }
+
+    /// Goes on until then, or until nothing is ever going to happen.
+    fn run_until(&mut self, end: Duration) -> Result<(), Breach> {
+        while self.sim.elapsed() < end && self.step()? {}
+        Ok(())
+    }
+
+    /// One step of the network, and what must hold after it.
+    fn step(&mut self) -> Result<bool, Breach> {
+        self.steps += 1;
+        let mut programs: Vec<&mut dyn SimProgram> =
+            self.nodes.iter_mut().map(|node| node as &mut dyn SimProgram).collect();
+        let stepped = self.sim.step(&mut programs);
+        for SimNode { net, app } in &mut self.nodes {
+            app.check(net, self.bounds);
+        }
+        let broken = self.oracle.borrow_mut().breach.take();
+        if let Some(text) = broken {
+            return Err(self.breach(text));
+        }
+        if self.steps > STEPS_MAX {
+            return Err(self.breach("spin: too many steps".to_owned()));
+        }
+        stepped.map_err(|error| self.breach(format!("a turn has failed: {error}")))
+    }
+
+    fn breach(&self, text: String) -> Breach {
+        self.sim.note(&format!("BREACH {text}"));
+        Breach { text, at: self.sim.elapsed() }
+    }
+
+    /// Something that a program does, or that is done to the network.
+    fn act(&mut self) {
+        let index = draw(&self.sim, self.nodes.len());
+        let SimNode { net, app } = &mut self.nodes[index];
+        match self.sim.random(if self.is_calm { 90 } else { 100 }) {
+            0..=14 if app.side == Side::Client => {
+                app.connect(net, self.connections);
+                self.connections += 1;
+            }
+            0..=89 => app.act(net),
+            _ => self.disturb(index),
+        }
+    }
+
+    fn disturb(&mut self, index: usize) {
+        self.incidents += 1;
+        let other = draw(&self.sim, self.hosts.len());
+        let span = Duration::from_millis(self.sim.random(20_000));
+        let (one, other) = (&self.hosts[index], &self.hosts[other]);
+        match self.sim.random(12) {
+            0..=2 => self.sim.clog(one, other, span),
+            3 => self.sim.partition(one, other),
+            4..=5 => self.sim.heal(),
+            6..=7 => one.pause(),
+            8..=10 => self.hosts.iter().for_each(SimHost::resume),
+            _ => self.crash(index),
+        }
+    }
+
+    /// A host loses power, and starts again with a new program.
+    fn crash(&mut self, index: usize) {
+        self.hosts[index].crash();
+        self.oracle.borrow_mut().on_crash(self.nodes[index].app.number);
+        self.hosts[index].restart();
+        self.nodes[index] = self.program(index);
+    }
+
+    /// Ends all faults, and all that would keep anything back.
+    fn heal(&mut self) {
+        self.sim.note("the faults are over");
+        self.sim.set_faults(SimFaults::none());
+        self.sim.heal();
+        self.hosts.iter().for_each(SimHost::resume);
+        for SimNode { net, app } in &mut self.nodes {
+            app.quieten(net);
+        }
+    }
+
+    fn close_all(&mut self) {
+        self.sim.note("everything is closed");
+        for SimNode { net, app } in &mut self.nodes {
+            let open = self.oracle.borrow().open(app.number);
+            for handle in open {
+                app.close(net, handle);
+            }
+        }
+    }
+
+    /// Nothing is open any more but the server's listener.
+    fn expect_nothing_left(&self) -> Result<(), Breach> {
+        self.oracle.borrow_mut().expect_all_over();
+        for SimNode { net, app } in &self.nodes {
+            let stats = net.stats();
+            let expected = u64::from(app.side == Side::Server);
+            if stats.sockets != expected || stats.buffered_bytes != 0 {
+                return Err(self.breach(format!("left: {stats:?}")));
+            }
+        }
+        let breach = self.oracle.borrow_mut().breach.take();
+        breach.map_or(Ok(()), |text| Err(self.breach(text)))
+    }
+}
+
+/// An index below `len`.
+fn draw(sim: &SimNet, len: usize) -> usize {
+    usize::try_from(sim.random(len as u64)).unwrap_or(0)
+}
+
+/// Within how much time all accepted work is done once the faults are over.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// How long an attempt to connect may take, by the default of the options.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Steps beyond which something goes round in circles.
+const STEPS_MAX: u64 = 200_000;

@@ -1,0 +1,198 @@
+//! What "the kernel" does when it gets to the operations of a simulated driver.
+//!
+//! Everything here is decided by the generator of the world and by what the operations wait for;
+//! nothing depends on where anything lies in memory.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use super::socket::{Role, Stream};
+use super::trace::Note;
+use super::world::{Id, World};
+use super::{Completion, Endpoint, Loose, Net, Op, Outcome, Pool, Sim, Slot};
+use crate::error::Errno;
+
+impl Sim {
+    /// Lets operations go on that may, each once, and in an order of its own.
+    pub(super) fn go_on(&mut self, batch: &mut Vec<Completion>) {
+        let net = self.net.clone();
+        let mut guard = net.lock();
+        let world = &mut *guard;
+        world.calm(self.node);
+        if world.is_lost(self.node) {
+            return;
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.clear();
+        for handle in self.slots.handles() {
+            let Some(slot) = self.slots.find(handle) else { continue };
+            let can = |op| slot.cancelled.has(op) || world.can(slot.id, op);
+            ready.extend(slot.outstanding.iter().filter(|op| can(*op)).map(|op| (handle, op)));
+        }
+        world.random.shuffle(&mut ready);
+        let batch_max = batch.len() + batch_len(world);
+        for (handle, op) in ready.drain(..) {
+            let is_put_off = world.chance(world.faults.put_off);
+            if is_put_off || batch.len() >= batch_max {
+                world.stir(Some(self.node));
+                continue;
+            }
+            let slot = self.slots.expect_mut(handle);
+            let step = match op {
+                Op::Accept => slot.accept(world, &self.net),
+                Op::Connect => slot.connect(world),
+                Op::Receive => slot.receive(world, &self.pool),
+                Op::Send => {
+                    self.counters.sends += 1;
+                    slot.send(world)
+                }
+                Op::Cancel | Op::Wake => None,
+            };
+            if let Some((outcome, last)) = step {
+                if last {
+                    slot.outstanding.remove(op);
+                    slot.cancelled.remove(op);
+                }
+                batch.push(Completion { handle, last, outcome });
+            }
+            // There may be more, which the next pass sees.
+            world.stir(Some(self.node));
+        }
+        self.ready = ready;
+    }
+}
+
+/// How many completions a pass yields at most.
+fn batch_len(world: &mut World) -> usize {
+    let is_trickling = world.chance(world.faults.trickle);
+    if is_trickling { world.random.usize(1..=3) } else { BATCH_MAX }
+}
+
+/// An outcome, and whether it is the last of its operation; `None` where it goes on.
+type Step = Option<(Outcome, bool)>;
+
+impl Slot {
+    fn accept(&self, world: &mut World, net: &Net) -> Step {
+        if !world.can(self.id, Op::Accept) || self.loses(world, Op::Accept) {
+            world.note(self.id, Note::Cancelled);
+            return Some((Outcome::AcceptFailed(Errno::CANCELLED), true));
+        }
+        if world.chance(world.faults.accept_error) {
+            let errno = Errno(world.random.choice(ACCEPT_ERRORS).unwrap_or(libc::EMFILE));
+            world.note(self.id, Note::AcceptFailed(errno));
+            return Some((Outcome::AcceptFailed(errno), true));
+        }
+        let Some(client) = world.pop_client(self.id) else {
+            return Some((Outcome::AcceptFailed(Errno(libc::EINVAL)), true));
+        };
+        world.note(client, Note::Accepted);
+        let last = world.chance(world.faults.disarm);
+        let client = Endpoint::Sim(Loose::new(net.clone(), client));
+        Some((Outcome::Accepted(client), last))
+    }
+
+    fn connect(&self, world: &mut World) -> Step {
+        if !world.can(self.id, Op::Connect) || self.loses(world, Op::Connect) {
+            world.note(self.id, Note::Cancelled);
+            return Some((Outcome::ConnectFailed(Errno::CANCELLED), true));
+        }
+        let errno = match world.sockets.get_mut(&self.id).map(|socket| &mut socket.role) {
+            Some(Role::Connecting { answer: Some(errno), .. }) => *errno,
+            Some(Role::Stream(Stream { is_dead: true, error, .. })) => {
+                error.take().unwrap_or(Errno(libc::ECONNRESET))
+            }
+            _ => return Some((Outcome::Connected, true)),
+        };
+        world.note(self.id, Note::ConnectFailed(errno));
+        Some((Outcome::ConnectFailed(errno), true))
+    }
+
+    fn receive(&self, world: &mut World, pool: &Pool) -> Step {
+        if !world.can(self.id, Op::Receive) || self.loses(world, Op::Receive) {
+            world.note(self.id, Note::Cancelled);
+            return Some((Outcome::ReceiveFailed(Errno::CANCELLED), true));
+        }
+        let stream = world.stream_mut(self.id)?;
+        let len = stream.inbox.len();
+        if len == 0 {
+            let error = stream.error.take();
+            let note = error.map_or(Note::EndOfStream, Note::ReceiveFailed);
+            world.note(self.id, note);
+            return Some((error.map_or(Outcome::EndOfStream, Outcome::ReceiveFailed), true));
+        }
+        let is_refused = world.chance(world.faults.no_buffers);
+        let chunk = pool.take().filter(|_| !is_refused);
+        let Some(mut chunk) = chunk else {
+            world.note(self.id, Note::NoBuffers);
+            return Some((Outcome::NoBuffers, true));
+        };
+        let len = world.part(len.min(pool.buffer_len()));
+        let stream = world.stream_mut(self.id)?;
+        for (place, byte) in chunk.space().iter_mut().zip(stream.inbox.drain(..len)) {
+            *place = byte;
+        }
+        chunk.set_len(len);
+        world.note(self.id, Note::Received(len));
+        world.made_room(self.id);
+        let last = world.chance(world.faults.disarm);
+        Some((Outcome::Received(chunk), last))
+    }
+
+    fn send(&mut self, world: &mut World) -> Step {
+        if !world.can(self.id, Op::Send) || self.loses(world, Op::Send) {
+            world.note(self.id, Note::Cancelled);
+            return Some((Outcome::SendFailed(Errno::CANCELLED, self.flight.land()), true));
+        }
+        let stream = world.stream_mut(self.id)?;
+        if stream.is_dead || stream.is_shut {
+            let errno = stream.error.take().unwrap_or(Errno(libc::EPIPE));
+            world.note(self.id, Note::SendFailed(errno));
+            return Some((Outcome::SendFailed(errno, self.flight.land()), true));
+        }
+        let room = world.room(self.id);
+        let rest = self.flight.rest().map(<[u8]>::len).sum::<usize>();
+        let len = world.part(room.min(rest));
+        let bytes: VecDeque<u8> = self.flight.rest().flatten().copied().take(len).collect();
+        self.flight.advance(len);
+        world.push(self.id, bytes);
+        if !self.flight.is_over() {
+            return None;
+        }
+        world.note(self.id, Note::SendEnded);
+        Some((Outcome::Sent(self.flight.land()), true))
+    }
+
+    /// Whether a cancel comes before what the operation could do as well.
+    fn loses(&self, world: &mut World, op: Op) -> bool {
+        self.cancelled.has(op) && world.random.bool()
+    }
+}
+
+impl World {
+    /// Whether an operation of a socket may go on.
+    pub(super) fn can(&self, id: Id, op: Op) -> bool {
+        let Some(socket) = self.sockets.get(&id) else { return false };
+        match (op, &socket.role) {
+            (Op::Accept, Role::Listener { queue, is_open, .. }) => !queue.is_empty() || !is_open,
+            (Op::Connect, Role::Connecting { answer, .. }) => answer.is_some(),
+            (Op::Connect, Role::Stream(stream)) => stream.is_answered,
+            (Op::Receive, Role::Stream(stream)) => stream.is_readable(),
+            (Op::Send, Role::Stream(stream)) => {
+                stream.is_dead || stream.is_shut || self.room(id) > 0
+            }
+            _ => false,
+        }
+    }
+
+    /// So many bytes, or fewer, but at least one.
+    fn part(&mut self, len: usize) -> usize {
+        if self.chance(self.faults.partial) { self.random.usize(1..=len) } else { len }
+    }
+}
+
+/// With how an accept fails that may be tried again.
+const ACCEPT_ERRORS: [i32; 3] = [libc::EMFILE, libc::ENFILE, libc::ECONNABORTED];
+
+/// Completions of one pass.
+const BATCH_MAX: usize = 256;
