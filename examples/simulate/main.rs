@@ -37,7 +37,7 @@ fn one(settings: &Settings) -> ExitCode {
     let world = World::new(seed);
     let sim = world.sim.clone();
     sim.keep_timeline(settings.trace);
-    let result = world.run();
+    let result = workload::run_world(world);
     for line in sim.take_timeline() {
         println!("{line}");
     }

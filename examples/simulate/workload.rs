@@ -1,6 +1,7 @@
 //! One seed of the simulated workload: programs, a network, faults, and what has to be true.
 
 use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,11 +45,25 @@ pub(crate) struct World {
     /// How many programs there were: each has a number of its own.
     programs: usize,
     is_calm: bool,
+    /// Whether a host has crashed, which leaves connections without a peer in the network.
+    has_crashed: bool,
 }
 
 /// Runs a seed to its end, or to the first breach.
 pub(crate) fn run(seed: u64) -> Result<Outcome, Breach> {
-    World::new(seed).run()
+    run_world(World::new(seed))
+}
+
+/// The same, in a world that was made before. A rule that the library asserts by itself is one
+/// like the others.
+pub(crate) fn run_world(world: World) -> Result<Outcome, Breach> {
+    let sim = world.sim.clone();
+    let caught = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    caught.unwrap_or_else(|cause| {
+        let text = cause.downcast_ref::<String>().cloned();
+        let text = text.or(cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(Breach { text: text.unwrap_or_else(|| "a panic".to_owned()), at: sim.elapsed() })
+    })
 }
 
 impl World {
@@ -84,6 +99,7 @@ impl World {
             steps: 0,
             programs: 0,
             is_calm,
+            has_crashed: false,
         };
         for index in 0..world.hosts.len() {
             let node = world.program(index);
@@ -107,7 +123,7 @@ impl World {
     }
 
     /// Goes through all phases of the workload.
-    pub(crate) fn run(mut self) -> Result<Outcome, Breach> {
+    fn run(mut self) -> Result<Outcome, Breach> {
         let actions = 100 + self.sim.random(200);
         for _ in 0..actions {
             self.act();
@@ -202,6 +218,7 @@ impl World {
 
     /// A host loses power, and starts again with a new program.
     fn crash(&mut self, index: usize) {
+        self.has_crashed = true;
         self.hosts[index].crash();
         self.oracle.borrow_mut().on_crash(self.nodes[index].app.number);
         self.hosts[index].restart();
@@ -238,6 +255,9 @@ impl World {
             if stats.sockets != expected || stats.buffered_bytes != 0 {
                 return Err(self.breach(format!("left: {stats:?}")));
             }
+        }
+        if !self.has_crashed && self.sim.sockets() != 1 {
+            return Err(self.breach(format!("leaked: {} sockets", self.sim.sockets() - 1)));
         }
         let breach = self.oracle.borrow_mut().breach.take();
         breach.map_or(Ok(()), |text| Err(self.breach(text)))

@@ -219,14 +219,19 @@ impl World {
             if let Some(stream) = self.stream_mut(id) {
                 stream.drop_outbox();
             }
-            return false;
+            return true;
         }
         if is_gone || receiver.is_deaf {
             self.reset(other);
-            return false;
+            return true;
         }
         let room = capacity.saturating_sub(receiver.inbox.len());
         let Some(sender) = self.stream_mut(id) else { return false };
+        if room == 0 && sender.is_dead {
+            // A reset waits for no room; what is before it is lost.
+            sender.drop_outbox();
+            return true;
+        }
         let Some(Segment { content: Content::Data(bytes), time }) = sender.outbox.front_mut()
         else {
             return false;
@@ -274,7 +279,7 @@ impl World {
         let Role::Stream(receiver) = &mut target.role else { return true };
         if is_lost && !receiver.is_dead {
             self.reset(other);
-            return false;
+            return true;
         }
         receiver.has_end = true;
         self.note(other, Note::EndArrived);
