@@ -27,7 +27,7 @@
 
 mod auto;
 pub(crate) mod buf_ring;
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod conformance;
 mod endpoint;
 pub(crate) mod outgoing;

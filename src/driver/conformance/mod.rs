@@ -1,189 +1,23 @@
 //! The contract D1 to D10, checked on every driver: the ring, the ring without one feature or
-//! another, and epoll. What it says of sends stands in `sends.rs`. D10 needs a process short of
-//! descriptors: see `tests/limits.rs`.
+//! another, epoll, and simulated ones. What it says of sends stands in `sends.rs`. D10 needs a
+//! process short of descriptors: see `tests/limits.rs`.
 
 #![forbid(unsafe_code)]
 
+mod rig;
 mod sends;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockRef, Socket, Type};
-
-use super::{Auto, Completion, Driver, End, Family, Op, Ops, Outcome};
-use crate::error::{BuildError, Errno};
+use super::{Auto, Driver, End, Family, Op, Ops, Outcome};
+use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::{Backend, Options};
-
-/// What the ring driver is run without, each once: the paths of older kernels.
-const MASKS: [&str; 6] = [
-    "",
-    "receive_multi",
-    "accept_multi,receive_multi",
-    "defer_taskrun",
-    "single_issuer,coop_taskrun,submit_all,no_sqarray,no_iowait",
-    "accept_multi,receive_multi,single_issuer,coop_taskrun,submit_all,no_sqarray,no_iowait",
-];
-
-/// Runs a rule's check on a new driver of each kind. Where io_uring is forbidden, its drivers are
-/// skipped, unless `NETLIB_BACKEND` asks for them.
-fn on_every_driver(options: Options, check: impl Fn(&mut Rig)) {
-    let uring =
-        MASKS.map(|mask| options.clone().backend(Backend::Uring).mask(mask.parse().unwrap()));
-    let is_asked_for = std::env::var("NETLIB_BACKEND").is_ok_and(|word| word == "uring");
-    for options in uring.into_iter().chain([options.backend(Backend::Epoll)]) {
-        let driver = match Auto::start(&options) {
-            Ok((driver, _)) => driver,
-            Err(BuildError::Uring(reason)) if !is_asked_for => {
-                println!("SKIPPED a ring without {}: {reason}", options.mask);
-                continue;
-            }
-            Err(error) => panic!("{error:?}"),
-        };
-        println!("on {driver:?}");
-        let mut rig = Rig { driver, seen: Vec::new(), made: 0, ended: Vec::new() };
-        check(&mut rig);
-        rig.expect_conservation();
-    }
-}
-
-/// A driver under test, with what it has yielded so far.
-struct Rig {
-    driver: Auto,
-    seen: Vec<Completion>,
-    made: u32,
-    /// Operations whose last completion came.
-    ended: Vec<(Handle, Op)>,
-}
-
-impl Rig {
-    fn adopt(&mut self, socket: impl Into<OwnedFd>) -> Handle {
-        self.adopt_as(socket, Family::Inet)
-    }
-
-    fn adopt_as(&mut self, socket: impl Into<OwnedFd>, family: Family) -> Handle {
-        let handle = Handle::new(self.made, 1);
-        self.made += 1;
-        self.driver.adopt(socket.into().into(), family, handle).unwrap();
-        handle
-    }
-
-    /// A connected pair: one end for the driver, one for the test.
-    fn tcp_pair(&mut self) -> (Handle, TcpStream) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        peer.set_read_timeout(Some(LIMIT)).unwrap();
-        (self.adopt(listener.accept().unwrap().0), peer)
-    }
-
-    fn listener(&mut self) -> (Handle, SocketAddr) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        (self.adopt(listener), address)
-    }
-
-    /// One wait, with its completions checked for what no driver may do.
-    fn wait(&mut self, timeout: Duration) {
-        let mut batch = Vec::new();
-        self.driver.wait(Some(timeout), &mut batch).unwrap();
-        for completion in batch {
-            let key = (completion.handle, completion.outcome.op());
-            assert!(!self.ended.contains(&key), "D1: {completion:?} after the last");
-            if completion.last {
-                self.ended.push(key);
-            }
-            self.seen.push(completion);
-        }
-    }
-
-    /// Says that an operation which had ended was submitted again.
-    fn resubmit(&mut self, handle: Handle, op: Op) {
-        self.ended.retain(|key| *key != (handle, op));
-        match op {
-            Op::Accept => self.driver.accept(handle),
-            Op::Receive => self.driver.receive(handle),
-            _ => unreachable!("only those are armed"),
-        }
-    }
-
-    /// Waits until `find` takes something out of what was seen.
-    fn until<T>(
-        &mut self,
-        what: &str,
-        mut find: impl FnMut(&mut Vec<Completion>) -> Option<T>,
-    ) -> T {
-        let start = Instant::now();
-        loop {
-            if let Some(found) = find(&mut self.seen) {
-                return found;
-            }
-            assert!(start.elapsed() < LIMIT, "no {what}; seen {:?}", self.seen);
-            self.wait(Duration::from_millis(50));
-        }
-    }
-
-    /// Waits for the last completion of an operation.
-    fn last_of(&mut self, handle: Handle, op: Op) -> Outcome {
-        self.until("last completion", |seen| {
-            let is_it =
-                |one: &Completion| one.last && one.handle == handle && one.outcome.op() == op;
-            seen.iter().position(is_it).map(|position| seen.remove(position).outcome)
-        })
-    }
-
-    /// Receives until `len` bytes are there or the stream has ended, armed again where it ended
-    /// early, and says whether it has ended.
-    fn receive(&mut self, handle: Handle, bytes: &mut Vec<u8>, len: usize) -> bool {
-        loop {
-            let (outcome, last) = self.until("received bytes", |seen| {
-                let is_it =
-                    |one: &Completion| one.handle == handle && one.outcome.op() == Op::Receive;
-                let position = seen.iter().position(is_it)?;
-                let one = seen.remove(position);
-                Some((one.outcome, one.last))
-            });
-            let is_end = matches!(outcome, Outcome::EndOfStream);
-            match outcome {
-                Outcome::Received(chunk) => bytes.extend_from_slice(&chunk),
-                Outcome::EndOfStream | Outcome::NoBuffers => assert!(last),
-                other => panic!("D6: {other:?} instead of bytes"),
-            }
-            if is_end || bytes.len() >= len {
-                return is_end;
-            }
-            if last && self.ended.contains(&(handle, Op::Receive)) {
-                self.resubmit(handle, Op::Receive);
-            }
-        }
-    }
-
-    fn accepted(&mut self, listener: Handle) -> TcpStream {
-        let (socket, last) = self.until("client", |seen| {
-            let position =
-                seen.iter().position(|one| matches!(one.outcome, Outcome::Accepted(_)))?;
-            let one = seen.remove(position);
-            assert_eq!(one.handle, listener);
-            let Outcome::Accepted(socket) = one.outcome else { unreachable!() };
-            Some((socket, one.last))
-        });
-        if last {
-            self.resubmit(listener, Op::Accept);
-        }
-        socket.into_system().unwrap().into()
-    }
-
-    /// Every buffer is free, with the kernel, or lent to a completion that was seen.
-    fn expect_conservation(&mut self) {
-        self.seen.clear();
-        let counters = self.driver.counters();
-        assert_eq!(counters.buffers_lent, 0, "a buffer is neither free nor the kernel's");
-    }
-}
+use rig::{LIMIT, Peer, on_every_driver};
 
 /// D1, D4: an accept and a receive stay armed for many, and have one last completion.
 #[test]
@@ -191,8 +25,7 @@ fn armed_operations_yield_many_and_end_once() {
     on_every_driver(Options::new(), |rig| {
         let (listener, address) = rig.listener();
         rig.driver.accept(listener);
-        let clients: Vec<TcpStream> =
-            (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let clients: Vec<Peer> = (0..20).map(|_| rig.dial(address)).collect();
         for _ in &clients {
             drop(rig.accepted(listener));
         }
@@ -229,7 +62,8 @@ fn cancelling_is_followed_by_a_last_completion() {
         let (handle, _peer) = rig.tcp_pair();
         rig.driver.receive(handle);
         rig.driver.send(handle, vec![7; 64 << 20].into());
-        let (connecting, _full) = connecting(rig);
+        let (silent, _full) = rig.silent();
+        let connecting = rig.connecting(silent);
         rig.wait(Duration::from_millis(10));
         for target in [listener, handle, connecting] {
             rig.driver.cancel(target, Ops::ALL);
@@ -249,32 +83,13 @@ fn cancelling_is_followed_by_a_last_completion() {
     });
 }
 
-/// An attempt to connect that nobody will answer: the listener's queue is full.
-fn connecting(rig: &mut Rig) -> (Handle, (Socket, Vec<Socket>)) {
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let fill = |_| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let _ = socket.connect(&address);
-        socket
-    };
-    let clients = (0..4).map(fill).collect();
-    let handle = rig.adopt(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
-    rig.driver.connect(handle, address);
-    (handle, (listener, clients))
-}
-
 /// D3: nothing is yielded but by `wait`, even for what could complete at once.
 #[test]
 fn nothing_completes_inside_a_submitting_call() {
     // More requests than the queue has places, so that submitting must empty it in between.
     on_every_driver(Options::new().ring_entries(8), |rig| {
-        let pairs: Vec<_> = (0..40).map(|_| rig.tcp_pair()).collect();
-        for (handle, peer) in &pairs {
-            let mut peer: &TcpStream = peer;
+        let mut pairs: Vec<_> = (0..40).map(|_| rig.tcp_pair()).collect();
+        for (handle, peer) in &mut pairs {
             peer.write_all(b"early").unwrap();
             rig.driver.receive(*handle);
             rig.driver.send(*handle, b"bytes".to_vec().into());
@@ -309,8 +124,7 @@ fn the_end_comes_after_all_bytes() {
     on_every_driver(Options::new().pool(4, 512), |rig| {
         let expected: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
         let (tcp, mut peer) = rig.tcp_pair();
-        let (near, mut far) = UnixStream::pair().unwrap();
-        let unix = rig.adopt_as(near, Family::Unix);
+        let (unix, mut far) = rig.unix_pair();
         let sent = expected.clone();
         let writer = thread::spawn(move || {
             peer.write_all(&sent).unwrap();
@@ -355,8 +169,7 @@ fn a_reset_behind_many_buffers_is_an_end() {
         for len in [64, 31 * 64, 64 * 64, 100 * 64 + 1, 150 * 64] {
             let (handle, mut peer) = rig.tcp_pair();
             peer.write_all(&vec![7; len]).unwrap();
-            SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
-            drop(peer);
+            peer.reset();
             rig.driver.receive(handle);
             let mut received = 0;
             loop {
@@ -427,8 +240,8 @@ fn a_waker_ends_a_wait() {
 fn a_wait_lasts_for_its_time() {
     on_every_driver(Options::new(), |rig| {
         rig.wait(Duration::ZERO);
-        let (start, mut waits) = (Instant::now(), 0);
-        while let Some(rest) = Duration::from_millis(30).checked_sub(start.elapsed()) {
+        let (start, mut waits) = (rig.elapsed(), 0);
+        while let Some(rest) = Duration::from_millis(30).checked_sub(rig.elapsed() - start) {
             rig.wait(rest);
             waits += 1;
         }
@@ -445,11 +258,12 @@ fn a_driver_is_dropped_with_everything_in_flight() {
         let (handle, mut peer) = rig.tcp_pair();
         rig.driver.receive(handle);
         rig.driver.send(handle, vec![7; 64 << 20].into());
-        let (_connecting, _full) = connecting(rig);
+        let (silent, _full) = rig.silent();
+        rig.connecting(silent);
         rig.wait(Duration::from_millis(10));
-        let (next, _) = Auto::start(&Options::new().backend(Backend::Epoll)).unwrap();
+        let next = rig.another();
         drop(std::mem::replace(&mut rig.driver, next));
-        TcpListener::bind(address).expect("D9: the listener is gone");
+        rig.listen(address).expect("D9: the listener is gone");
         let mut rest = Vec::new();
         let ended = peer.read_to_end(&mut rest);
         assert!(
@@ -464,14 +278,11 @@ fn a_driver_is_dropped_with_everything_in_flight() {
 #[test]
 fn a_connect_tells_how_it_went() {
     on_every_driver(Options::new(), |rig| {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        let handle = rig.adopt(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
-        rig.driver.connect(handle, address.into());
+        let (address, listener) = rig.served();
+        let handle = rig.connecting(address);
         assert!(matches!(rig.last_of(handle, Op::Connect), Outcome::Connected));
         drop(listener);
-        let handle = rig.adopt(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
-        rig.driver.connect(handle, address.into());
+        let handle = rig.connecting(address);
         let Outcome::ConnectFailed(errno) = rig.last_of(handle, Op::Connect) else { panic!() };
         assert_eq!(errno, Errno(libc::ECONNREFUSED));
     });
@@ -506,6 +317,3 @@ fn no_socket_starves_another() {
         }
     });
 }
-
-/// How long anything may take before a test gives up.
-const LIMIT: Duration = Duration::from_secs(5);

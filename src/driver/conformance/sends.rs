@@ -3,19 +3,17 @@
 #![forbid(unsafe_code)]
 
 use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use socket2::{SockRef, Socket};
 
-use super::{LIMIT, Rig, on_every_driver};
-use crate::driver::{Auto, Driver, Family, Op, Outcome, Outgoing};
+use super::rig::{LIMIT, Peer, Rig, on_every_driver};
+use crate::driver::{Driver, Family, Op, Outcome, Outgoing};
 use crate::error::Errno;
 use crate::event::Handle;
-use crate::options::{Backend, Options};
+use crate::options::Options;
 use crate::shared::{Ledger, Queued, Shared};
 
 /// D5: a send completes once, for all of its bytes, however slowly the peer reads.
@@ -43,11 +41,8 @@ fn a_send_completes_once_for_all_bytes() {
 fn progress_grows_as_bytes_leave() {
     const LEN: u64 = 16 << 20;
     on_every_driver(Options::new(), |rig| {
-        let (near, far) = UnixStream::pair().unwrap();
-        let (tcp, peer) = rig.tcp_pair();
-        let unix = rig.adopt_as(near, Family::Unix);
-        for (handle, peer) in [(tcp, Socket::from(peer)), (unix, Socket::from(far))] {
-            peer.set_nonblocking(true).unwrap();
+        for (handle, mut peer) in [rig.tcp_pair(), rig.unix_pair()] {
+            peer.set_blocking(false);
             let told = |rig: &Rig| rig.driver.progress(handle).expect("it is known");
             let start = told(rig);
             rig.driver.send(handle, vec![7; 16 << 20].into());
@@ -62,7 +57,7 @@ fn progress_grows_as_bytes_leave() {
                 let clock = Instant::now();
                 while told(rig) < target {
                     assert!(clock.elapsed() < LIMIT, "{} instead of {target}", told(rig));
-                    let _ = (&peer).read(&mut [0; 64 << 10]);
+                    let _ = peer.read(&mut [0; 64 << 10]);
                     rig.wait(Duration::ZERO);
                 }
             }
@@ -77,8 +72,7 @@ fn progress_grows_as_bytes_leave() {
 fn a_failed_send_gives_the_bytes_back() {
     on_every_driver(Options::new(), |rig| {
         let (handle, peer) = rig.tcp_pair();
-        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
-        drop(peer);
+        peer.reset();
         for _ in 0..3 {
             rig.driver.send(handle, vec![1; 100].into());
             let Outcome::SendFailed(errno, bytes) = rig.last_of(handle, Op::Send) else {
@@ -116,20 +110,14 @@ fn source() -> Arc<[u8]> {
 }
 
 /// A connected pair of either family whose near end has little room to send.
-fn narrow_pair(rig: &mut Rig, family: Family) -> (Handle, Socket) {
-    let (handle, peer) = match family {
-        Family::Inet => {
-            let (handle, peer) = rig.tcp_pair();
-            (handle, Socket::from(peer))
-        }
-        Family::Unix => {
-            let (near, far) = UnixStream::pair().unwrap();
-            (rig.adopt_as(near, family), Socket::from(far))
-        }
+fn narrow_pair(rig: &mut Rig, family: Family) -> (Handle, Peer) {
+    let (handle, mut peer) = match family {
+        Family::Inet => rig.tcp_pair(),
+        Family::Unix => rig.unix_pair(),
     };
     let near = rig.driver.socket(handle).unwrap();
     near.set_send_buffer_size(4096).unwrap();
-    peer.set_nonblocking(true).unwrap();
+    peer.set_blocking(false);
     (handle, peer)
 }
 
@@ -152,7 +140,7 @@ fn pieces_arrive_whole_and_in_order() {
                 assert!(clock.elapsed() < LIMIT, "D5: bytes are missing");
                 for (_, peer, _, received) in &mut flights {
                     let mut space = [0; 1531];
-                    if let Ok(len) = (&*peer).read(&mut space) {
+                    if let Ok(len) = peer.read(&mut space) {
                         received.extend_from_slice(&space[..len]);
                     }
                 }
@@ -175,7 +163,7 @@ fn a_cancelled_send_gives_its_pieces_back() {
     on_every_driver(Options::new(), |rig| {
         let source = source();
         for family in [Family::Inet, Family::Unix] {
-            let (handle, peer) = narrow_pair(rig, family);
+            let (handle, mut peer) = narrow_pair(rig, family);
             let (outgoing, expected) = woven(&source, 3000, 1);
             rig.driver.send(handle, outgoing);
             let mut received = vec![0; 50_000];
@@ -183,7 +171,7 @@ fn a_cancelled_send_gives_its_pieces_back() {
             while filled < received.len() {
                 assert!(clock.elapsed() < LIMIT, "{filled} bytes");
                 rig.wait(Duration::ZERO);
-                filled += (&peer).read(&mut received[filled..]).unwrap_or(0);
+                filled += peer.read(&mut received[filled..]).unwrap_or(0);
             }
             assert!(received == expected[..filled], "bytes differ");
             rig.driver.cancel(handle, super::Ops::ALL);
@@ -211,7 +199,7 @@ fn a_dropped_driver_lets_go_of_pieces() {
         }
         rig.wait(Duration::from_millis(10));
         assert!(Arc::strong_count(&source) > 1);
-        let (next, _) = Auto::start(&Options::new().backend(Backend::Epoll)).unwrap();
+        let next = rig.another();
         drop(std::mem::replace(&mut rig.driver, next));
         assert_eq!(Arc::strong_count(&source), 1, "D9: bodies are leaked");
     });

@@ -13,6 +13,8 @@
 
 mod faults;
 mod look;
+#[cfg(test)]
+pub(crate) mod peer;
 mod socket;
 mod steps;
 mod trace;

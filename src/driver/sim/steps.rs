@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::io::Read;
 
 use super::socket::{Role, Stream};
 use super::trace::Note;
@@ -129,9 +129,8 @@ impl Slot {
         };
         let len = world.part(len.min(pool.buffer_len()));
         let stream = world.stream_mut(self.id)?;
-        for (place, byte) in chunk.space().iter_mut().zip(stream.inbox.drain(..len)) {
-            *place = byte;
-        }
+        let copied = stream.inbox.read_exact(&mut chunk.space()[..len]);
+        copied.expect("no more is received than has arrived");
         chunk.set_len(len);
         world.note(self.id, Note::Received(len));
         world.made_room(self.id);
@@ -153,9 +152,13 @@ impl Slot {
         let room = world.room(self.id);
         let rest = self.flight.rest().map(<[u8]>::len).sum::<usize>();
         let len = world.part(room.min(rest));
-        let bytes: VecDeque<u8> = self.flight.rest().flatten().copied().take(len).collect();
+        let mut bytes = Vec::with_capacity(len);
+        for piece in self.flight.rest() {
+            let left = piece.len().min(len - bytes.len());
+            bytes.extend_from_slice(&piece[..left]);
+        }
         self.flight.advance(len);
-        world.push(self.id, bytes);
+        world.push(self.id, bytes.into());
         if !self.flight.is_over() {
             return None;
         }
