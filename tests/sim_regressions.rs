@@ -130,6 +130,15 @@ fn what_a_cancelled_operation_brings_is_given_back() {
             rig.step();
         }
         rig.until("delivered", |rig| rig.server.app.bytes.len() == 1200);
+        for handle in rig.client.app.open.clone() {
+            rig.client.net.send(handle, &[1; 600]).unwrap();
+        }
+        for _ in 0..rig.sim.random(40) {
+            rig.step();
+        }
+        for handle in rig.server.app.open.drain(..) {
+            rig.server.net.abort(handle).unwrap();
+        }
         rig.connect(5);
         for _ in 0..rig.sim.random(20) {
             rig.step();

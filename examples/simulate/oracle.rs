@@ -157,8 +157,8 @@ impl Oracle {
         }
         let Some(connection) = end.connection.filter(|_| end.is_open) else { return };
         let ours = self.flows.entry((connection, side)).or_default();
-        ours.is_aborted |= reason != CloseReason::PeerClosed;
         let own = *ours;
+        ours.is_aborted |= reason != CloseReason::PeerClosed;
         let flow = self.flows.get(&(connection, side.other())).copied().unwrap_or_default();
         let is_whole = flow.received == flow.sent;
         if self.is_calm && flow.is_closed && !own.is_closed && !own.is_aborted && !is_whole {

@@ -211,7 +211,8 @@ impl World {
             3 => self.sim.partition(one, other),
             4..=5 => self.sim.heal(),
             6..=7 => one.pause(),
-            8..=10 => self.hosts.iter().for_each(SimHost::resume),
+            8..=9 => self.hosts.iter().for_each(SimHost::resume),
+            10 => self.kill(index),
             _ => self.crash(index),
         }
     }
@@ -223,6 +224,15 @@ impl World {
         self.oracle.borrow_mut().on_crash(self.nodes[index].app.number);
         self.hosts[index].restart();
         self.nodes[index] = self.program(index);
+    }
+
+    /// A program ends in the middle of what it does, and another one takes its place.
+    fn kill(&mut self, index: usize) {
+        self.sim.note("a program is killed");
+        self.oracle.borrow_mut().on_crash(self.nodes[index].app.number);
+        drop(self.nodes.remove(index));
+        let next = self.program(index);
+        self.nodes.insert(index, next);
     }
 
     /// Ends all faults, and all that would keep anything back.
