@@ -3,7 +3,7 @@
 //! Both ends of every connection tell the oracle what they send and what they are told. It knows
 //! the network's faults only where a promise depends on there being none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use uring_netlib::{CloseReason, Handle};
@@ -63,6 +63,8 @@ pub(crate) struct Oracle {
     flows: BTreeMap<(u32, Side), Flow>,
     /// By the program that owns the handle.
     ends: BTreeMap<(usize, Handle), End>,
+    /// Those of them that are open.
+    live: BTreeSet<(usize, Handle)>,
     /// Whether nothing that ends a connection happens but what the programs do.
     is_calm: bool,
     pub(crate) breach: Option<String>,
@@ -94,6 +96,7 @@ impl Oracle {
             self.break_rule(|| format!("C2: {handle} of program {program} is announced twice"));
         } else {
             end.is_open = true;
+            self.live.insert((program, handle));
         }
     }
 
@@ -151,6 +154,7 @@ impl Oracle {
         reason: CloseReason,
     ) {
         self.closes += 1;
+        self.live.remove(&(program, handle));
         let end = self.ends.entry((program, handle)).or_default();
         if std::mem::replace(&mut end.is_over, true) {
             return self.break_rule(|| format!("C2: {handle} of program {program} ends twice"));
@@ -184,6 +188,7 @@ impl Oracle {
     ) {
         let Some(end) = self.ends.get_mut(&(program, handle)) else { return };
         end.is_over = true;
+        self.live.remove(&(program, handle));
         let Some(connection) = end.connection.filter(|_| end.is_open) else { return };
         let flow = self.flows.entry((connection, side)).or_default();
         flow.is_closed |= !is_abort;
@@ -193,12 +198,13 @@ impl Oracle {
     /// A program is lost with its host: nothing is ever told to it again.
     pub(crate) fn on_crash(&mut self, program: usize) {
         self.ends.retain(|(owner, _), _| *owner != program);
+        self.live.retain(|(owner, _)| *owner != program);
     }
 
     /// The open connections of a program.
-    pub(crate) fn open(&self, program: usize) -> Vec<Handle> {
-        let own = self.ends.iter().filter(|((owner, _), _)| *owner == program);
-        own.filter(|(_, end)| end.is_open && !end.is_over).map(|((_, handle), _)| *handle).collect()
+    pub(crate) fn open(&self, program: usize) -> impl Iterator<Item = Handle> {
+        let (first, last) = ((program, Handle::NONE), (program + 1, Handle::NONE));
+        self.live.range(first..last).map(|(_, handle)| *handle)
     }
 
     /// Whether all that was accepted on connections with both ends open has been delivered.

@@ -5,6 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 use std::time::Duration;
 
+use uring_netlib::Handle;
 use uring_netlib::sim::{SimFaults, SimHost, SimNet, SimNode, SimProgram};
 
 use crate::oracle::{Oracle, Side};
@@ -249,7 +250,7 @@ impl World {
     fn close_all(&mut self) {
         self.sim.note("everything is closed");
         for SimNode { net, app } in &mut self.nodes {
-            let open = self.oracle.borrow().open(app.number);
+            let open: Vec<Handle> = self.oracle.borrow().open(app.number).collect();
             for handle in open {
                 app.close(net, handle);
             }
