@@ -50,7 +50,9 @@ impl Exercise<'_> {
             self.driver.receive(left);
         }
         self.driver.cancel(left, Ops::ALL);
-        self.expect(|outcome| matches!(outcome, Outcome::ReceiveFailed(_)))?;
+        // Older kernels (seen on 6.1) ask for a buffer before they look for data. With a pool of
+        // one, which "ping" has taken, the receive has then ended by itself: it is over either way.
+        self.expect(|outcome| matches!(outcome, Outcome::ReceiveFailed(_) | Outcome::NoBuffers))?;
         self.driver.close(left);
         self.driver.close(right);
         Ok(())
