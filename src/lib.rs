@@ -28,6 +28,8 @@ mod error;
 mod event;
 #[path = "../fallback/mod.rs"]
 mod fallback;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod netlib;
 mod options;
 pub mod pdu;

@@ -5,6 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod model;
+
 use crate::options::{Limits, NEVER, Rate};
 
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +108,44 @@ impl Meter {
 mod tests {
     use std::time::Duration;
 
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::model::Step;
     use super::*;
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..2000_u64).prop_map(Step::Fill),
+            (0..10_usize).prop_map(Step::Take),
+            Just(Step::HalfFull),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// Whatever is taken whenever, a bucket has what its burst and time have brought.
+        #[test]
+        fn a_bucket_does_what_plain_arithmetic_does(
+            per_second in 1..20_u32,
+            burst in 1..10_u32,
+            steps in vec(step(), 0..100),
+        ) {
+            model::run(Rate::per_second(per_second).burst(burst), 0, steps);
+        }
+
+        /// A peer gets what its rate allows, and is closed once it was too fast for too long.
+        #[test]
+        fn a_peer_is_paused_and_closed_as_its_rate_says(
+            per_second in 1..20_u32,
+            burst in 1..10_u32,
+            patience_ms in 0..10_000_u64,
+            sends in vec((0..1000_u64, 0..10_usize), 0..100),
+        ) {
+            model::pace(Rate::per_second(per_second).burst(burst), patience_ms, sends);
+        }
+    }
 
     /// A burst is taken at once, and after that so many a second.
     #[test]

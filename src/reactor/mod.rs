@@ -22,10 +22,14 @@ use std::time::Duration;
 
 pub(crate) use admission::{Admission, Block};
 pub use backlog::SendStatus;
+#[cfg(any(test, fuzzing))]
+pub(crate) use meter::model as meter_model;
 pub(crate) use pulse::Due;
 pub(crate) use socket::{Attempt, Census, Gate, Hold, MemberKey, Origin, Settings, Socket, State};
 pub(crate) use spare::Spare;
 pub(crate) use table::Table;
+#[cfg(any(test, fuzzing))]
+pub(crate) use timer::model as timer_model;
 pub(crate) use timer::{TimerKey, Wheel};
 
 use crate::driver::{Driver, End, Op, Ops};

@@ -17,6 +17,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod model;
+
 use std::fmt;
 
 /// Names one armed timer of one [`Wheel`]; *stale* once that timer has fired or was cancelled.
@@ -261,26 +264,11 @@ const NONE: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::model::Step;
     use super::*;
-
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        /// Arms, this much later than now.
-        ArmLater(u64),
-        /// Arms at this tick, be it in the past.
-        ArmAt(u64),
-        /// Cancels one of the keys there ever were.
-        Cancel(prop::sample::Index),
-        /// Time goes on, and nobody asks.
-        Advance(u64),
-        /// Takes as many as that, at a time that lies this much in the past.
-        Pop { count: usize, back: u64 },
-    }
 
     /// Few bits and many bits alike, so that every level has its turn.
     fn span() -> impl Strategy<Value = u64> {
@@ -292,77 +280,13 @@ mod tests {
             6 => span().prop_map(Step::ArmLater),
             2 => span().prop_map(Step::ArmAt),
             1 => (0..3_u64).prop_map(|back| Step::ArmAt(u64::MAX - back)),
-            3 => any::<prop::sample::Index>().prop_map(Step::Cancel),
+            3 => any::<usize>().prop_map(Step::Cancel),
             3 => (0..100_u64).prop_map(Step::Advance),
             1 => (20..64_u32, any::<u64>()).prop_map(|(n, bits)| Step::Advance(bits >> n)),
             3 => (1..4_usize).prop_map(|count| Step::Pop { count, back: 0 }),
             2 => Just(Step::Pop { count: usize::MAX, back: 0 }),
             1 => (1..4_usize, 1..100_u64).prop_map(|(count, back)| Step::Pop { count, back }),
         ]
-    }
-
-    /// The rules in their plainest form: a sorted map of what is armed.
-    #[derive(Default)]
-    struct Model {
-        armed: BTreeMap<(u64, usize), TimerKey>,
-        /// Of all timers there ever were, by number.
-        keys: Vec<(TimerKey, u64)>,
-        told_ms: u64,
-        /// Whether the latest time told has let out all that was due.
-        is_drained: bool,
-        len_max: usize,
-    }
-
-    impl Model {
-        fn arm(&mut self, wheel: &mut Wheel<usize>, deadline_ms: u64) {
-            let number = self.keys.len();
-            let key = wheel.insert(deadline_ms, number);
-            let due_ms = deadline_ms.max(self.told_ms + 1);
-            assert!(self.keys.iter().all(|(other, _)| *other != key), "a key names one timer");
-            self.keys.push((key, due_ms));
-            self.armed.insert((due_ms, number), key);
-            self.len_max = self.len_max.max(self.armed.len());
-        }
-
-        fn cancel(&mut self, wheel: &mut Wheel<usize>, number: usize) {
-            let (key, due_ms) = self.keys[number];
-            let expected = self.armed.remove(&(due_ms, number)).map(|_| number);
-            assert_eq!(wheel.contains(key), expected.is_some());
-            assert_eq!(wheel.cancel(key), expected);
-        }
-
-        /// Whether there was one.
-        fn pop(&mut self, wheel: &mut Wheel<usize>, now_ms: u64) -> bool {
-            let told_ms = now_ms.min(NEVER - 1);
-            self.is_drained &= told_ms <= self.told_ms;
-            self.told_ms = self.told_ms.max(told_ms);
-            let first = self.armed.first_entry();
-            let due = first.filter(|first| first.key().0 <= now_ms && first.key().0 != NEVER);
-            let expected = due.map(|due| due.remove_entry());
-            let expected = expected.map(|((due_ms, number), key)| (key, due_ms, number));
-            assert_eq!(wheel.pop_expired(now_ms), expected);
-            if expected.is_none() {
-                assert!(wheel.next_tick().is_none_or(|tick| tick > now_ms), "nobody spins");
-            }
-            self.is_drained = expected.is_none() && (self.is_drained || now_ms >= self.told_ms);
-            expected.is_some()
-        }
-
-        fn check(&self, wheel: &Wheel<usize>) {
-            assert_eq!(wheel.len, self.armed.len());
-            assert!(wheel.entries.len() <= self.len_max, "vacant entries are used first");
-            if self.is_drained {
-                let tick = wheel.next_tick();
-                assert!(tick.is_none_or(|tick| tick > self.told_ms), "nor for what is armed since");
-            }
-            match (wheel.next_tick(), self.armed.keys().next()) {
-                (tick, None) => assert_eq!(tick, None),
-                (_, Some((NEVER, _))) => {}
-                (tick, Some((due_ms, _))) => {
-                    assert!(tick.is_some_and(|tick| tick <= *due_ms), "nobody oversleeps");
-                }
-            }
-        }
     }
 
     proptest! {
@@ -372,25 +296,7 @@ mod tests {
         /// first pop at or after its tick, in order, and once.
         #[test]
         fn a_wheel_does_what_a_sorted_map_does(steps in vec(step(), 0..300)) {
-            let (mut wheel, mut model, mut now_ms) = (Wheel::new(), Model::default(), 0_u64);
-            for step in steps {
-                match step {
-                    Step::ArmLater(span) => model.arm(&mut wheel, now_ms.saturating_add(span)),
-                    Step::ArmAt(deadline_ms) => model.arm(&mut wheel, deadline_ms),
-                    Step::Cancel(_) if model.keys.is_empty() => {}
-                    Step::Cancel(choice) => {
-                        model.cancel(&mut wheel, choice.index(model.keys.len()));
-                    }
-                    Step::Advance(span) => now_ms = now_ms.saturating_add(span),
-                    Step::Pop { count, back } => {
-                        let then_ms = now_ms.saturating_sub(back);
-                        (0..count).all(|_| model.pop(&mut wheel, then_ms));
-                    }
-                }
-                model.check(&wheel);
-            }
-            while model.pop(&mut wheel, u64::MAX) {}
-            prop_assert_eq!(wheel.next_tick(), None);
+            model::run(steps);
         }
 
         /// A loop that waits for nothing but the next tick wakes at a timer's tick, and at most
