@@ -132,14 +132,18 @@ fn a_slow_receiver_hits_its_own_limits_alone() {
         let told = world.net.broadcast(handles.iter().copied(), &shared);
         assert_eq!(told, Broadcast { queued: 4, above_high_mark: 0, refused: 2 });
         assert!(world.net.stats().sends_refused > 0);
-        let is_told =
-            |world: &World, at: usize| world.app.log_of(handles[at]).contains(&Entry::Write);
-        assert!((0..6).all(|at| !is_told(&world, at)), "there is no room yet");
+        // On the way there a kernel that was slow to fill its buffers may have made room.
+        let told = |world: &World, at: usize| {
+            let log = world.app.log_of(handles[at]);
+            log.iter().filter(|entry| **entry == Entry::Write).count()
+        };
+        assert!((2..6).all(|at| told(&world, at) == 0), "the others were never short of room");
+        let before = [0, 1].map(|at| told(&world, at));
 
         let bytes = world.read(&mut peers[0], accepted[0] * 1024);
         assert!(bytes == source.repeat(accepted[0]), "bytes differ");
-        world.turn_until("room", |world| is_told(world, 0));
-        assert!(!is_told(&world, 1), "the other slow one has none");
+        world.turn_until("room", |world| told(world, 0) > before[0]);
+        assert_eq!(told(&world, 1), before[1], "the other slow one has none");
         world.net.abort(handles[1]).unwrap();
         world.turn_until("the end of it", |world| world.net.stats().buffered_bytes == 0);
         assert_eq!(Arc::strong_count(&source), 2, "nobody holds it any more");
