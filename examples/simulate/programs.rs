@@ -19,6 +19,8 @@ pub(crate) struct Program {
     pub(crate) sim: SimNet,
     pub(crate) oracle: Rc<RefCell<Oracle>>,
     pub(crate) body_max: u64,
+    /// Whether its pauses are short: a peer that has closed does not wait for long.
+    pub(crate) is_calm: bool,
     /// Whether it does nothing of its own any more.
     pub(crate) is_quiet: bool,
 }
@@ -65,6 +67,9 @@ fn on_event(app: &mut Program, net: &mut Netlib<Program>, handle: Handle, event:
         Event::Timer { user_data, .. } => {
             let due = Duration::from_nanos(user_data);
             oracle.borrow_mut().on_timer(due, app.sim.elapsed());
+            if app.is_calm {
+                app.resume_all(net);
+            }
         }
         _ => {}
     }
@@ -124,7 +129,8 @@ impl Program {
     }
 
     pub(crate) fn set_timer(&self, net: &mut Netlib<Self>) {
-        let span = Duration::from_millis(1 + self.sim.random(500));
+        let longest = if self.is_calm { 10 } else { 500 };
+        let span = Duration::from_millis(1 + self.sim.random(longest));
         let due = u64::try_from((self.sim.elapsed() + span).as_nanos()).unwrap_or(0);
         net.register_timer(span, Repeat::Once, on_event, due);
     }
@@ -147,18 +153,27 @@ impl Program {
         let Some(handle) = self.pick() else { return };
         match self.sim.random(20) {
             0 => self.close(net, handle),
-            1 => _ = net.pause_receive(handle),
+            1 => {
+                net.pause_receive(handle).ok();
+                self.set_timer(net);
+            }
             2..=4 => _ = net.resume_receive(handle),
             5 => self.set_timer(net),
             _ => self.send(net, handle),
         }
     }
 
+    fn resume_all(&self, net: &mut Netlib<Self>) {
+        for handle in self.oracle.borrow().open(self.number) {
+            net.resume_receive(handle).ok();
+        }
+    }
+
     /// Lets everything that was begun come to its end.
     pub(crate) fn quieten(&mut self, net: &mut Netlib<Self>) {
         self.is_quiet = true;
+        self.resume_all(net);
         for handle in self.oracle.borrow().open(self.number) {
-            net.resume_receive(handle).ok();
             if let Ok(mut option) = net.option(handle) {
                 drop(option.set_send_buffer_size(64 << 10));
                 drop(option.set_receive_buffer_size(64 << 10));

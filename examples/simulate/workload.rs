@@ -118,6 +118,7 @@ impl World {
             sim: self.sim.clone(),
             oracle: Rc::clone(&self.oracle),
             body_max: self.body_max,
+            is_calm: self.is_calm,
             is_quiet: false,
         };
         start(&self.hosts[host], program, self.bounds)
