@@ -210,7 +210,7 @@ impl World {
         let Some(target) = self.sockets.get(&other) else {
             // It had seen the end of this stream, so this cannot be but after a reset.
             self.on_reset(id);
-            return false;
+            return true;
         };
         let is_gone = target.is_closed || target.is_lost;
         let (capacity, target_node) = (target.receive_capacity, target.node);
@@ -247,6 +247,7 @@ impl World {
         }
         sender.outbox_len -= len;
         sender.acknowledged += len as u64;
+        let is_dead = sender.is_dead;
         if is_whole {
             sender.outbox.pop_front();
         } else if len < room {
@@ -261,7 +262,8 @@ impl World {
             let node = self.sockets.get(&id).and_then(|socket| socket.node);
             self.stir(node);
         }
-        is_whole
+        // What a reset comes behind must not wait for room.
+        is_whole || is_dead
     }
 
     /// The end of a stream, or a reset, reaches the peer; whether there may be more to do.
