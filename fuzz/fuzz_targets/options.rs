@@ -52,53 +52,95 @@ impl Model {
     }
 }
 
-/// A `Netlib` with options from the bytes, where they are within their bounds.
+/// A `Netlib` with options from the bytes, where they are within their bounds. Few are set at a
+/// time, as any that is out of bounds hides the others.
 fn build(reader: &mut ByteReader<'_>) -> Result<Option<(Netlib<()>, Model)>, Underflow> {
-    let (ring_entries, buffers, buffer_len) = (number(reader)?, reader.u16()?, number(reader)?);
-    let (sockets, pull, kept) = (number(reader)?, number(reader)?, number(reader)?);
-    let (calls, pauses) = (reader.u16()?, (span(reader)?, span(reader)?));
-    let (delivery, backlog) = (delivery(reader)?, backlog(reader)?);
-    let (liveness, limits) = (liveness(reader)?, limits(reader)?);
-    let are_within = (8..=32_768).contains(&ring_entries)
-        && (1..=32_768).contains(&buffers)
-        && (64..=1_048_576).contains(&buffer_len)
-        && sockets > 0
-        && pull > 0
-        && kept > 0
-        && (1..=32_768).contains(&calls)
-        && pauses.0 <= pauses.1
-        && is_in_order(backlog);
-    if are_within && u64::from(buffers) * u64::from(buffer_len) > POOL_MAX {
+    let mut options = Options::new().backend(Backend::Epoll);
+    let mut pool_bytes = 0;
+    let mut model = Model {
+        user_data: 0,
+        delivery: Delivery::default(),
+        backlog: BacklogLimits::default(),
+        liveness: Liveness::new(),
+        limits: Limits::new(),
+    };
+    let mut are_within = [true; 8];
+    for _ in 0..reader.u8()? % 8 {
+        match reader.u8()? % 12 {
+            0 => {
+                let entries = number(reader)?;
+                are_within[0] = (8..=32_768).contains(&entries);
+                options = options.ring_entries(entries);
+            }
+            1 => {
+                let (count, len) = (reader.u16()?, number(reader)?);
+                are_within[1] = (1..=32_768).contains(&count) && (64..=1_048_576).contains(&len);
+                pool_bytes = u64::from(count) * u64::from(len);
+                options = options.pool(count, len);
+            }
+            2 => {
+                let count = number(reader)?;
+                are_within[2] = count > 0;
+                options = options.sockets_max(count);
+            }
+            3 => {
+                let bytes = number(reader)?;
+                are_within[3] = bytes > 0;
+                options = options.pull_bytes_max(bytes);
+            }
+            4 => {
+                let bytes = number(reader)?;
+                are_within[4] = bytes > 0;
+                options = options.buffered_bytes_max(bytes as usize);
+            }
+            5 => {
+                let count = reader.u16()?;
+                are_within[5] = (1..=32_768).contains(&count);
+                options = options.calls_max(count);
+            }
+            6 => {
+                let (first, last) = (span(reader)?, span(reader)?);
+                are_within[6] = first <= last;
+                options = options.accept_pause(first, last);
+            }
+            7 => {
+                options = options.connect_timeout(span(reader)?).close_timeout(span(reader)?);
+            }
+            8 => {
+                model.delivery = delivery(reader)?;
+                options = options.delivery(model.delivery);
+            }
+            9 => {
+                model.backlog = backlog(reader)?;
+                are_within[7] = is_in_order(model.backlog);
+                options = options.backlog(model.backlog);
+            }
+            10 => {
+                model.liveness = liveness(reader)?;
+                options = options.liveness(model.liveness.clone());
+            }
+            _ => {
+                model.limits = limits(reader)?;
+                options = options.limits(model.limits.clone());
+            }
+        }
+    }
+    let are_within = are_within.iter().all(|is_within| *is_within);
+    if are_within && pool_bytes > POOL_MAX {
         // Right, and more than a fuzzer has.
         return Ok(None);
     }
-    let built = Options::new()
-        .backend(Backend::Epoll)
-        .ring_entries(ring_entries)
-        .pool(buffers, buffer_len)
-        .sockets_max(sockets)
-        .pull_bytes_max(pull)
-        .buffered_bytes_max(kept as usize)
-        .calls_max(calls)
-        .accept_pause(pauses.0, pauses.1)
-        .connect_timeout(span(reader)?)
-        .close_timeout(span(reader)?)
-        .delivery(delivery)
-        .backlog(backlog)
-        .liveness(liveness.clone())
-        .limits(limits.clone())
-        .build();
-    match built {
+    match options.build() {
         Ok(net) => {
-            assert!(are_within && frames_fit(delivery), "taken out of bounds");
-            Ok(Some((net, Model { user_data: 0, delivery, backlog, liveness, limits })))
+            assert!(are_within && frames_fit(model.delivery), "taken out of bounds");
+            Ok(Some((net, model)))
         }
         Err(BuildError::Option(text)) => {
             assert!(!are_within, "refused within bounds: {text}");
             Ok(None)
         }
         Err(BuildError::Frame(error)) => {
-            assert!(are_within && !frames_fit(delivery), "refused although it fits: {error}");
+            assert!(are_within && !frames_fit(model.delivery), "refused, and it fits: {error}");
             Ok(None)
         }
         Err(error) => panic!("{error}"),
