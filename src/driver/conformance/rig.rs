@@ -13,6 +13,7 @@ use std::{io, iter};
 use socket2::{Domain, Socket, Type};
 
 use crate::address::Address;
+pub(super) use crate::driver::sim::peer::LIMIT;
 use crate::driver::{Auto, Completion, Driver, Endpoint, Family, Op, Outcome, sim};
 use crate::error::BuildError;
 use crate::event::Handle;
@@ -348,6 +349,3 @@ impl Write for Peer {
         Ok(())
     }
 }
-
-/// How long anything may take before a test gives up.
-pub(super) const LIMIT: Duration = Duration::from_secs(5);
