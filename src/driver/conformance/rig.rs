@@ -196,6 +196,15 @@ impl Rig {
         Auto::start(&self.options).unwrap().0
     }
 
+    /// More bytes than both ends of a connection have room for. A simulated network has less, and
+    /// takes longer for each byte.
+    pub(super) fn plenty(&self) -> usize {
+        match &self.driver {
+            Auto::Sim(_) => 512 << 10,
+            Auto::Uring(_) | Auto::Epoll(_) => 16 << 20,
+        }
+    }
+
     /// How much time has passed, in the driver's own time.
     pub(super) fn elapsed(&self) -> Duration {
         match &self.driver {
