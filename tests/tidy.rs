@@ -98,6 +98,86 @@ fn unsafe_code_stays_in_its_files() {
     expect_none("unsafe is not for", broken.map(|source| source.path.display().to_string()));
 }
 
+/// The inventory of `unsafe` lists every function that has some, with how many blocks.
+#[test]
+fn the_inventory_of_unsafe_code_is_complete() {
+    let mut found = Vec::new();
+    for source in sources() {
+        let path = source.path.display().to_string();
+        if !path.starts_with("src") && !path.starts_with("fallback") {
+            continue;
+        }
+        let mut blocks: Vec<(&str, u32)> = Vec::new();
+        let mut function = "";
+        for line in source.text.lines().map(code) {
+            function = name_of_function(line).unwrap_or(function);
+            if !line.contains("unsafe {")
+                && !line.contains("unsafe fn")
+                && !line.contains("unsafe impl")
+            {
+                continue;
+            }
+            match blocks.iter_mut().find(|(name, _)| *name == function) {
+                Some((_, count)) => *count += 1,
+                None => blocks.push((function, 1)),
+            }
+        }
+        found.extend(blocks.iter().map(|(name, count)| format!("`{path}` | `{name}` | {count}")));
+    }
+    let text = document("UNSAFE.md");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut listed: Vec<String> = rows
+        .map(|row| format!("`{}", row.split(" | ").take(3).collect::<Vec<_>>().join(" | ")))
+        .collect();
+    found.sort();
+    listed.sort();
+    assert!(!found.is_empty(), "there is some");
+    assert_eq!(listed, found);
+}
+
+/// What the documents say a test shows is shown by a test: `file::test` in them names one.
+#[test]
+fn tests_that_documents_name_exist() {
+    let sources = sources();
+    let mut named = 0;
+    for document_name in ["UNSAFE.md", "RELIABILITY.md"] {
+        let text = document(document_name);
+        let quoted = text.split('`').skip(1).step_by(2);
+        let tests = quoted.filter_map(|word| word.split_once("::"));
+        let tests = tests.filter(|(file, _)| file.starts_with(|first: char| first.is_lowercase()));
+        let broken = tests.inspect(|_| named += 1).filter(|(file, test)| {
+            let is_there = |source: &Source| {
+                let is_file = source.path.iter().any(|part| {
+                    part.to_str().is_some_and(|part| part.trim_end_matches(".rs") == *file)
+                });
+                is_file && source.text.contains(&format!("fn {test}("))
+            };
+            !sources.iter().any(is_there)
+        });
+        let broken: Vec<String> = broken.map(|(file, test)| format!("{file}::{test}")).collect();
+        expect_none(document_name, broken.into_iter());
+    }
+    assert!(named > 50, "{named} tests are named");
+}
+
+fn document(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// A line without what is only said in it.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or(line)
+}
+
+fn name_of_function(line: &str) -> Option<&str> {
+    let rest = line.split_once("fn ")?.1;
+    Some(
+        rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_')
+            .next()
+            .unwrap_or(rest),
+    )
+}
+
 /// The clock is read in one place (I7). The resolver's limit is for its own threads, and the
 /// driver's tests measure.
 #[test]
