@@ -354,3 +354,67 @@ fn who_is_not_ready_and_paused_cannot_pile_up_bytes() {
         world.turn_until("nothing is kept", |world| world.net.stats().buffered_bytes == 0);
     });
 }
+
+/// C2: who closes a connection at the PDU that was one too many is told nothing more of it.
+#[test]
+fn who_closes_a_peer_that_is_too_fast_hears_no_more_of_it() {
+    on_every_backend(|lane| {
+        let limits = Limits::new().pdus(Rate::per_second(10).burst(4)).patience(ms(100));
+        let (mut world, clock) = world_with(lane.options().limits(limits));
+        let (mut peer, handle) = world.served_peer();
+        let mut pdus = 0;
+        world.script(move |_, net, handle, event| {
+            pdus += u32::from(matches!(event, Event::Pdu(_)));
+            if pdus == 8 {
+                net.close(handle).unwrap();
+            }
+        });
+        world.write(&mut peer, &frame(32, 1).repeat(20));
+        world.turn_until("a burst and the one too many", |world| pdus_in(world) == 5);
+        // The next one too many is the eighth, and more than the peer's patience.
+        clock.advance(ms(300));
+        world.settle();
+        assert_eq!(pdus_in(&world), 8);
+        assert_eq!(world.app.log_of(handle).last(), Some(&Entry::Pdu(32)));
+    });
+}
+
+/// C2: who closes a connection that is not ready, as it has sent too much, hears no more of it.
+#[test]
+fn who_closes_a_peer_that_is_not_ready_hears_no_more_of_it() {
+    on_every_backend(|lane| {
+        let limits = Limits::new().unready_bytes_max(64);
+        let mut world = World::with(lane.options().limits(limits).delivery(Delivery::Pull));
+        world.script(|_, net, handle, event| {
+            if let Event::Read(_) = event {
+                net.close(handle).unwrap();
+            }
+        });
+        let (mut peer, handle) = world.served_peer();
+        world.write(&mut peer, &pattern(100));
+        world.settle();
+        assert_eq!(world.app.log_of(handle), [Entry::Connect, Entry::Read(0)]);
+    });
+}
+
+/// C2: who was refused for want of room, and has closed meanwhile, is not told that there is room.
+#[test]
+fn room_is_not_told_after_a_close() {
+    on_every_backend(|lane| {
+        let limits = BacklogLimits { low: 0, high: 64 << 20, max: 64 << 20 };
+        let options = lane.options().buffered_bytes_max(8 << 20).backlog(limits);
+        // Its time stands still, so that the closed one stays until its peer has gone.
+        let (mut world, _clock) = world_with(options);
+        let (_, address) = world.listen();
+        let (mut reader, full) = world.accepted_peer(address);
+        let (idle, starved) = world.accepted_peer(address);
+        world.net.send(full, &vec![0; 7 << 20]).unwrap();
+        world.net.send(starved, b"hello").unwrap_err();
+        world.net.close(starved).unwrap();
+        world.read(&mut reader, 7 << 20);
+        world.turn_until("room", |world| world.net.stats().buffered_bytes == 0);
+        world.settle();
+        assert_eq!(world.app.log_of(starved), [Entry::Connect]);
+        drop(idle);
+    });
+}

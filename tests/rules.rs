@@ -154,6 +154,26 @@ fn closing_another_connection_takes_its_events_out_of_the_batch() {
     });
 }
 
+/// C2: an end of the stream that waits behind bytes is not told to who reads them and closes.
+#[test]
+fn an_end_that_has_waited_is_not_told_after_a_close() {
+    on_every_backend(|lane| {
+        let limits = BacklogLimits { low: 0, high: 64 << 20, max: 64 << 20 };
+        let mut world = World::with(lane.options().delivery(Delivery::Pull).backlog(limits));
+        let (mut peer, handle) = world.served_peer();
+        world.write(&mut peer, b"bytes");
+        peer.shutdown(Shutdown::Write).unwrap();
+        world.settle();
+        // More than leaves at once, so that the socket is still there in the next turn.
+        world.net.send(handle, &vec![0; 32 << 20]).unwrap();
+        assert_eq!(world.net.recv(handle, &mut [0; 10]).unwrap(), 5);
+        world.net.close(handle).unwrap();
+        world.settle();
+        assert!(world.app.count(|entry| matches!(entry, Entry::Close(_))) == 0);
+        drop(peer);
+    });
+}
+
 /// C3: inside each kind of callback every call of the surface works.
 #[test]
 fn every_call_is_allowed_inside_every_callback() {

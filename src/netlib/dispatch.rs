@@ -294,7 +294,8 @@ impl<A> Netlib<A> {
     /// What may not be delivered now is held.
     fn deliver(&mut self, app: &mut A, handle: Handle, mut input: &[u8]) {
         loop {
-            let Some(socket) = self.reactor.owned(handle) else { return };
+            let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+            // It may have been closed by what was delivered last (C2).
             if socket.state() != State::Connected {
                 return;
             }

@@ -66,11 +66,10 @@ pub(super) enum Notice<'a, A> {
 }
 
 impl<A> Netlib<A> {
-    /// Tells whoever owns the socket.
+    /// Tells whoever owns the socket, which has not been given up since it was looked at last.
     pub(super) fn tell(&mut self, app: &mut A, handle: Handle, event: Event<'_>) {
-        let found = self.reactor.sockets.find(handle);
-        // Nothing is told of what its user has given up (C2).
-        let Some(socket) = found.filter(|socket| socket.is_owned()) else { return };
+        let Some(socket) = self.reactor.sockets.find(handle) else { return };
+        assert!(socket.is_owned(), "C2: nothing is told of what its user has given up");
         match socket.owner {
             Owner::Callback(callback) => {
                 if self.panics(|net| callback(app, net, handle, event)) {

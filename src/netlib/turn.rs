@@ -139,8 +139,9 @@ impl<A> Netlib<A> {
         reason: CloseReason,
         release: Release,
     ) {
-        let found = self.reactor.sockets.find_mut(handle);
-        let Some(socket) = found.filter(|socket| socket.is_owned()) else { return };
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        let is_first = socket.is_owned() && socket.state() != State::Ending;
+        assert!(is_first, "C2: an end is told once, and to who has not closed");
         let was_connected = socket.state() == State::Connected;
         self.reactor.stats.closes.count(reason);
         socket.enter(State::Ending, &mut self.reactor.census);
