@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod netlib;
 mod options;
 pub mod pdu;
+mod planted;
 mod reactor;
 mod remote;
 mod resolver;

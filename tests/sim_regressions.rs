@@ -1,5 +1,6 @@
 //! The classes of bugs that runtimes on io_uring have had, each as a schedule of the simulated
-//! network that would bring it out here. What is numbered is what such a runtime must do.
+//! network that would bring it out here. What is numbered is what such a runtime must do. `ci/bugs`
+//! puts each bug back, see `src/planted.rs`, and expects its test to fail.
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
 use crate::pdu::Reader;
+use crate::planted::{self, Bug};
 use crate::reactor::{Block, Gate, Hold, Origin, Release, Socket, Spare, State};
 
 impl<A> Netlib<A> {
@@ -77,6 +78,7 @@ impl<A> Netlib<A> {
             (State::Flushing | State::Lingering, Outcome::Received(chunk)) => {
                 socket.discarded += chunk.len();
             }
+            (State::Cancelling, outcome) if planted::has(Bug::ResultLeaked) => mem::forget(outcome),
             (State::Cancelling, _) => {}
             (state, outcome) => unreachable!("{state:?} cannot see {outcome:?}"),
         }
@@ -120,6 +122,9 @@ impl<A> Netlib<A> {
         }
         self.reactor.enter(handle, Origin { listener, block });
         self.reactor.stats.accepted += 1;
+        if planted::has(Bug::GoneClientKept) && !self.has_peer(handle) {
+            return;
+        }
         let owner = self.inherit(app, listener, handle);
         match (owner, self.reactor.owned(handle)) {
             (Some(owner), Some(socket)) => socket.owner = owner,
@@ -152,7 +157,7 @@ impl<A> Netlib<A> {
         if errno.is_exhaustion() {
             let now_ms = self.now_ms();
             self.reactor.rest(handle, now_ms);
-        } else if !errno.is_of_the_client() {
+        } else if !errno.is_of_the_client() || planted::has(Bug::ListenerEnded) {
             self.fail(app, handle, CloseReason::from_errno(errno));
         } else if let Some(socket) = self.reactor.sockets.find_mut(handle)
             && let Some(gate) = &mut socket.gate
@@ -218,7 +223,8 @@ impl<A> Netlib<A> {
         let (State::Connected, Some(end)) = (socket.state(), socket.end) else { return };
         let is_cut_off = matches!(socket.delivery, Delivery::Pdu(_));
         let has_unread = !socket.reader.is_empty() && !is_cut_off;
-        if socket.hold.keeps_back() || socket.is_deferred || has_unread {
+        let is_behind = socket.hold.keeps_back() || socket.is_deferred || has_unread;
+        if is_behind && !planted::has(Bug::EndBeforeBytes) {
             return;
         }
         match (end, socket.reader.len()) {
@@ -296,7 +302,7 @@ impl<A> Netlib<A> {
         loop {
             let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
             // It may have been closed by what was delivered last (C2).
-            if socket.state() != State::Connected {
+            if socket.state() != State::Connected && !planted::has(Bug::ToldAfterClose) {
                 return;
             }
             if socket.hold.keeps_back() || (input.is_empty() && socket.reader.is_empty()) {

@@ -14,6 +14,7 @@ use crate::conn::MemberEnd;
 use crate::driver::{Driver, Op, Ops};
 use crate::error::RunError;
 use crate::event::{CloseReason, Event, Handle};
+use crate::planted::{self, Bug};
 use crate::reactor::{Alarm, Release, State};
 
 impl<A> Netlib<A> {
@@ -149,6 +150,9 @@ impl<A> Netlib<A> {
         self.leave_set(handle, MemberEnd::Closed(reason));
         self.close_calls(app, handle, reason);
         self.tell(app, handle, Event::Close(reason));
+        if planted::has(Bug::EndTwice) {
+            self.tell(app, handle, Event::Close(reason));
+        }
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
         let release = match release {
             _ if socket.is_aborted && was_connected => Release::Reset,

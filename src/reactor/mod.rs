@@ -36,6 +36,7 @@ use crate::driver::{Driver, End, Op, Ops};
 use crate::error::SendError;
 use crate::event::Handle;
 use crate::options::{NEVER, Options};
+use crate::planted::{self, Bug};
 use crate::shared::Ledger;
 use crate::stats::Stats;
 
@@ -227,7 +228,9 @@ impl<C> Reactor<C> {
     pub(crate) fn is_busy(&self) -> bool {
         let has_told_all = self.crowd.is_empty() || !self.may_tell_crowd();
         let has_queued = !self.deferred.is_empty() || !self.dirty.is_empty();
-        has_queued || !self.starved.is_empty() || !has_told_all
+        let is_fed = self.starved.is_empty();
+        let spins = planted::has(Bug::StarvedSpins) && self.stats.no_buffers > 0;
+        has_queued || !is_fed || !has_told_all || spins
     }
 
     /// The socket's receive found no buffer (D7).
@@ -242,6 +245,9 @@ impl<C> Reactor<C> {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         if !socket.is_starved {
             socket.is_starved = true;
+            if planted::has(Bug::StarvedForgotten) {
+                return;
+            }
             self.starved.push_back(handle);
         }
     }
@@ -424,8 +430,9 @@ impl<C> Reactor<C> {
     /// Cancels what is outstanding, or frees the socket when nothing is (I3).
     fn retire<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
-        if !socket.outstanding.is_empty() {
-            let fresh = socket.outstanding.without(socket.cancelled);
+        let fresh = socket.outstanding.without(socket.cancelled);
+        let is_over = fresh.is_empty() && planted::has(Bug::FreedAtCancel);
+        if !socket.outstanding.is_empty() && !is_over {
             if !fresh.is_empty() {
                 socket.cancelled = socket.cancelled.or(fresh);
                 driver.cancel(handle, fresh);

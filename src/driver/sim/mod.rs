@@ -43,6 +43,7 @@ use super::{
 use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::{ListenOptions, Options};
+use crate::planted::{self, Bug};
 
 /// A world that programs share.
 #[derive(Clone)]
@@ -301,7 +302,9 @@ impl Drop for Sim {
     fn drop(&mut self) {
         let handles: Vec<Handle> = self.slots.handles().collect();
         for handle in handles {
-            if let Some(slot) = self.slots.remove(handle) {
+            if let Some(slot) = self.slots.remove(handle)
+                && (slot.outstanding.is_empty() || !planted::has(Bug::DroppedInFlight))
+            {
                 self.net.lock().close(slot.id);
             }
         }

@@ -12,6 +12,7 @@ use super::trace::Note;
 use super::world::{Id, World};
 use super::{Completion, Endpoint, Loose, Net, Op, Outcome, Pool, Sim, Slot};
 use crate::error::Errno;
+use crate::planted::{self, Bug};
 
 impl Sim {
     /// Lets operations go on that may, each once, and in an order of its own.
@@ -34,7 +35,11 @@ impl Sim {
         let batch_max = batch.len() + batch_len(world);
         for (handle, op) in ready.drain(..) {
             let is_put_off = world.chance(world.faults.put_off);
-            if is_put_off || batch.len() >= batch_max {
+            let is_full = batch.len() >= batch_max && !planted::has(Bug::OverflowLost);
+            if is_put_off || is_full {
+                if op == Op::Send && planted::has(Bug::FreedInFlight) {
+                    planted::give_away(&mut self.slots.expect_mut(handle).flight);
+                }
                 world.stir(Some(self.node));
                 continue;
             }
@@ -58,6 +63,12 @@ impl Sim {
             }
             // There may be more, which the next pass sees.
             world.stir(Some(self.node));
+        }
+        if planted::has(Bug::OverflowLost) {
+            batch.truncate(batch_max);
+        }
+        if planted::has(Bug::OverflowLeft) && batch.len() >= batch_max {
+            world.calm(self.node);
         }
         self.ready = ready;
     }
