@@ -317,6 +317,11 @@ impl Driver for Epoll {
         }
     }
 
+    fn unacknowledged(&self, handle: Handle) -> usize {
+        let slot = self.slots.find(handle).filter(|slot| slot.family == Family::Inet);
+        slot.map_or(0, |slot| sys::unacknowledged(slot.socket.as_fd()))
+    }
+
     fn counters(&self) -> DriverCounters {
         let free = u32::try_from(self.pool.free_count()).expect("at most 32768 buffers");
         DriverCounters {

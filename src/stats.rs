@@ -61,6 +61,9 @@ pub struct Stats {
     pub closed: u64,
     /// Why connections, attempts and listeners ended.
     pub closes: Closes,
+    /// Connections that were closed gracefully, and whose peers had not acknowledged everything
+    /// within [`Options::close_timeout`](crate::Options::close_timeout).
+    pub closes_cut: u64,
 
     /// Bytes received.
     pub bytes_in: u64,

@@ -84,6 +84,16 @@ pub(crate) fn acknowledged(socket: BorrowedFd<'_>) -> Option<u64> {
     is_there.then(|| u64::from_ne_bytes(*count))
 }
 
+/// How many bytes the peer of a TCP connection has not acknowledged, once its writing side was
+/// ended.
+pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: `count` is one writable number for the length of the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    // The end of the stream is acknowledged like one more byte, behind all others.
+    if result == 0 { usize::try_from(count).unwrap_or(0).saturating_sub(1) } else { 0 }
+}
+
 /// Whether bytes wait to be received.
 pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> bool {
     let mut count: libc::c_int = 0;

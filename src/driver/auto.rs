@@ -161,6 +161,10 @@ impl Driver for Auto {
         either!(self, driver => driver.progress(handle))
     }
 
+    fn unacknowledged(&self, handle: Handle) -> usize {
+        either!(self, driver => driver.unacknowledged(handle))
+    }
+
     fn counters(&self) -> DriverCounters {
         either!(self, driver => driver.counters())
     }

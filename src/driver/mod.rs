@@ -93,6 +93,10 @@ pub(crate) trait Driver {
     /// not to be known. Costs a system call, so it is for whoever looks for sends that are stuck,
     /// and not for each of them.
     fn progress(&self, handle: Handle) -> Option<u64>;
+    /// How many bytes of its sends that have completed the peer's kernel has not acknowledged, once
+    /// the writing side was ended; closing the socket may lose them. None are known of where the
+    /// peer is on this machine without TCP, as it has them at once. Costs a system call.
+    fn unacknowledged(&self, handle: Handle) -> usize;
     /// What it has counted.
     fn counters(&self) -> DriverCounters;
 }

@@ -41,7 +41,7 @@ use crate::error::{
 use crate::event::{Callback, Handle, SocketState};
 use crate::options::{Backend, Features, ListenOptions, Options};
 use crate::pdu::{self, Header};
-use crate::reactor::{Reactor, Release, SendStatus, Settings, State, Table, millis};
+use crate::reactor::{Parting, Reactor, Release, SendStatus, Settings, State, Table, millis};
 use crate::remote::Remote;
 use crate::resolver::Resolver;
 use crate::stats::Stats;
@@ -62,8 +62,9 @@ use crate::stats::Stats;
 ///   starts to receive once its Connect callback has returned.
 /// - **C6** Data before the end of the stream: every byte that arrived is delivered before Close.
 ///   A reset makes the kernel drop what it has not handed over; the rest is delivered.
-/// - **C7** [`close`](Self::close) after [`send`](Self::send) flushes what was accepted, within
-///   [`Options::close_timeout`]; `abort` does not.
+/// - **C7** [`close`](Self::close) after [`send`](Self::send) flushes what was accepted: the
+///   connection is kept until the peer's kernel has acknowledged all of it, within
+///   [`Options::close_timeout`]. `abort` flushes nothing.
 ///
 /// # A server
 ///
@@ -322,11 +323,13 @@ impl<A> Netlib<A> {
         Ok(len)
     }
 
-    /// Closes gracefully: what `send` accepted is flushed, the peer's end of stream is awaited,
-    /// all within [`Options::close_timeout`] (C7), and no longer than 2 s where nothing is
-    /// pending. What the peer still sends is dropped, up to 1 MiB. The handle is stale at once
-    /// (C2). A listener or an attempt to connect ends at once. Inside the Close event this
-    /// changes nothing.
+    /// Closes gracefully: what `send` accepted is flushed, until the peer's kernel has
+    /// acknowledged it, and the peer's end of stream is awaited, all within
+    /// [`Options::close_timeout`] (C7). Of a peer that had nothing to get when this was called, or
+    /// was slow to get it, the end is awaited for no longer than 2 s from when it has everything.
+    /// What the peer still sends is dropped, up to 1 MiB. The handle is stale at once (C2). A
+    /// listener or an attempt to connect ends at once. Inside the Close event this changes
+    /// nothing.
     ///
     /// # Errors
     /// [`Stale`]: it was closed before.
@@ -463,11 +466,11 @@ impl<A> Netlib<A> {
         // The object goes with its user's interest in it, not with the descriptor.
         let nobody = Owner::Object(Hosted::default());
         let owner = is_object.then(|| self.change_owner(handle, nobody));
-        let limit = self.options.close_timeout;
-        let deadline = self.deadline(if has_pending { limit } else { limit.min(LINGER_MAX) });
+        let now_ms = self.deadline(Duration::ZERO);
+        let parting = Parting::new(now_ms, self.options.close_timeout, has_pending);
         // Before the socket goes, which it does at once when nothing is outstanding.
         self.leave_set(handle, MemberEnd::ByApplication);
-        self.reactor.release(&mut self.driver, handle, release, deadline);
+        self.reactor.release(&mut self.driver, handle, release, parting);
         // What user code does when it is dropped is user code.
         self.panics(|_| drop(owner));
     }
@@ -527,6 +530,3 @@ impl fmt::Display for BackendInfo {
         Ok(())
     }
 }
-
-/// How long the end of a peer is waited for that has nothing more to get.
-const LINGER_MAX: Duration = Duration::from_secs(2);

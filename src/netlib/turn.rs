@@ -107,7 +107,7 @@ impl<A> Netlib<A> {
                 Alarm::Call(handle, seq) => self.on_call_timeout(app, handle, seq),
                 Alarm::Connect(handle) => self.on_connect_timeout(app, handle),
                 Alarm::Watch(handle) => self.on_watch(app, handle, now_ms),
-                Alarm::Close(handle) => self.reactor.cut(&mut self.driver, handle),
+                Alarm::Close(handle) => self.reactor.look_at_closing(&mut self.driver, handle),
                 Alarm::Accept(handle) => self.reactor.awaken(&mut self.driver, handle),
                 Alarm::Reconnect(member) => self.attempt(app, member),
             }

@@ -9,6 +9,7 @@
 
 mod admission;
 mod backlog;
+mod closing;
 mod kept;
 mod meter;
 mod pulse;
@@ -22,10 +23,13 @@ use std::time::Duration;
 
 pub(crate) use admission::{Admission, Block};
 pub use backlog::SendStatus;
+pub(crate) use closing::Release;
 #[cfg(any(test, fuzzing))]
 pub(crate) use meter::model as meter_model;
 pub(crate) use pulse::Due;
-pub(crate) use socket::{Attempt, Census, Gate, Hold, MemberKey, Origin, Settings, Socket, State};
+pub(crate) use socket::{
+    Attempt, Census, Gate, Hold, MemberKey, Origin, Parting, Settings, Socket, State,
+};
 pub(crate) use spare::Spare;
 pub(crate) use table::Table;
 #[cfg(any(test, fuzzing))]
@@ -83,23 +87,12 @@ pub(crate) enum Alarm {
     Connect(Handle),
     /// A connection's next deadline, as it stood when it was armed.
     Watch(Handle),
-    /// A closed connection has taken too long.
+    /// A closed connection is to be looked at.
     Close(Handle),
     /// A listener has rested.
     Accept(Handle),
     /// A member of a reconnect set has waited.
     Reconnect(MemberKey),
-}
-
-/// How a socket goes once its user is done with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Release {
-    /// Pending bytes are sent first, and the peer's end of stream is awaited.
-    Flush,
-    /// At once: there is no connection, or none that could carry anything.
-    Drop,
-    /// At once, and the peer of a connection is told by a reset.
-    Reset,
 }
 
 impl<C> Reactor<C> {
@@ -339,59 +332,14 @@ impl<C> Reactor<C> {
         }
     }
 
-    /// The user is done with the socket; one that flushes has until the deadline.
-    pub(crate) fn release<D: Driver>(
-        &mut self,
-        driver: &mut D,
-        handle: Handle,
-        release: Release,
-        deadline_ms: u64,
-    ) {
-        let Some(socket) = self.sockets.find_mut(handle) else { return };
-        match release {
-            Release::Flush => {
-                socket.enter(State::Flushing, &mut self.census);
-                self.arm(handle, deadline_ms, Alarm::Close(handle));
-            }
-            Release::Drop => {
-                if socket.state() == State::Listening {
-                    // Frees the address at once; the accept may take a while to be cancelled.
-                    driver.end(handle, End::Both);
-                }
-                socket.enter(State::Cancelling, &mut self.census);
-            }
-            Release::Reset => {
-                socket.enter(State::Cancelling, &mut self.census);
-                driver.end(handle, End::Reset);
-            }
-        }
-        self.resting.retain(|resting| *resting != handle);
-        self.reconcile(driver, handle);
-    }
-
-    /// Cuts a closing connection short.
-    pub(crate) fn cut<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
-        let Some(socket) = self.sockets.find_mut(handle) else { return };
-        if socket.state() == State::Flushing {
-            // What is pending is lost, and the peer shall know.
-            driver.end(handle, End::Reset);
-        }
-        socket.enter(State::Cancelling, &mut self.census);
-        self.disarm(handle);
-        self.reconcile(driver, handle);
-    }
-
     /// Submits whatever the socket's state asks for and is not outstanding, cancels what it does
     /// not want any more, and frees the socket once it is over.
     pub(crate) fn reconcile<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
         let is_scarce = self.is_scarce();
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         self.buffered = self.buffered - socket.counted + socket.count();
-        if socket.state() == State::Lingering && socket.is_flooded() {
-            socket.enter(State::Cancelling, &mut self.census);
-        }
         if socket.state() == State::Flushing && socket.backlog.queued() == 0 {
-            if socket.peer_finished || socket.is_flooded() {
+            if socket.peer_finished {
                 // The close says so to the peer; there is nothing to be waited for.
                 socket.enter(State::Cancelling, &mut self.census);
             } else {
@@ -399,6 +347,10 @@ impl<C> Reactor<C> {
                 socket.enter(State::Lingering, &mut self.census);
             }
         }
+        if socket.state() == State::Lingering && socket.is_flooded() {
+            self.hasten(handle);
+        }
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
         let (state, armed) = (socket.state(), socket.outstanding);
         match (socket.wants_accept(), armed.has(Op::Accept)) {
             (true, false) => {

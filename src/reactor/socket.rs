@@ -62,6 +62,7 @@ pub(crate) struct Socket<C> {
     pub(crate) attempt: Option<Box<Attempt>>,
     /// Bytes that came after the user was done with the socket.
     pub(crate) discarded: usize,
+    pub(crate) parting: Parting,
     /// PDUs that reached no handler.
     pub(crate) errors: u32,
     /// Bytes kept for this socket, as they were counted last.
@@ -70,6 +71,17 @@ pub(crate) struct Socket<C> {
     pub(crate) gate: Option<Box<Gate>>,
     /// Of an accepted connection, where its listener counts: who let it in.
     pub(crate) origin: Option<Box<Origin>>,
+}
+
+/// Until when a closing connection is kept, and what is known of how it goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Parting {
+    /// At this time it goes, whatever is left.
+    pub(crate) close_by_ms: u64,
+    /// Until then the end of a peer is waited for that has acknowledged everything.
+    pub(crate) linger_by_ms: u64,
+    /// Bytes that were not acknowledged at the first look; 0 before it, and once there are none.
+    pub(crate) left: usize,
 }
 
 /// What is kept of an attempt to connect to a host that may have several addresses.
@@ -238,6 +250,7 @@ impl<C> Socket<C> {
             meter: None,
             attempt: None,
             discarded: 0,
+            parting: Parting::default(),
             errors: 0,
             counted: 0,
             gate: None,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::rig::{LIMIT, Peer, Rig, on_every_driver};
-use crate::driver::{Driver, Family, Op, Outcome, Outgoing};
+use crate::driver::{Driver, End, Family, Op, Outcome, Outgoing};
 use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::Options;
@@ -66,6 +66,39 @@ fn progress_grows_as_bytes_leave() {
             assert!(matches!(rig.last_of(handle, Op::Send), Outcome::Sent(_)));
         }
         assert_eq!(rig.driver.progress(Handle::new(99, 1)), None);
+    });
+}
+
+/// What the peer has not acknowledged is told once the writing side was ended, and is nothing when
+/// the peer has read it.
+#[test]
+fn what_the_peer_lacks_is_told() {
+    const LEN: usize = 1 << 20;
+    on_every_driver(Options::new(), |rig| {
+        let (handle, mut peer) = rig.tcp_pair();
+        peer.set_blocking(false);
+        rig.driver.socket(handle).unwrap().set_send_buffer_size(LEN).unwrap();
+        let mut received = 0;
+        let mut read = |rig: &mut Rig| {
+            received += peer.read(&mut [0; 64 << 10]).unwrap_or(0);
+            rig.wait(Duration::ZERO);
+            received
+        };
+        rig.driver.send(handle, vec![7; LEN].into());
+        let start = Instant::now();
+        while !rig.ended.contains(&(handle, Op::Send)) {
+            assert!(start.elapsed() < LIMIT, "the peer reads, so a send ends");
+            read(rig);
+        }
+        rig.driver.end(handle, End::Write);
+        let first = rig.driver.unacknowledged(handle);
+        let is_possible = 0 < first && first <= LEN - read(rig) + (64 << 10);
+        assert!(is_possible, "{first} bytes are not acknowledged");
+        while rig.driver.unacknowledged(handle) > 0 {
+            assert!(start.elapsed() < LIMIT, "{}", rig.driver.unacknowledged(handle));
+            read(rig);
+        }
+        assert_eq!(rig.driver.unacknowledged(Handle::new(99, 1)), 0);
     });
 }
 

@@ -286,6 +286,12 @@ impl Driver for Sim {
         self.net.lock().stream(id).map(|stream| stream.acknowledged)
     }
 
+    fn unacknowledged(&self, handle: Handle) -> usize {
+        let id = self.slots.find(handle).map(|slot| slot.id);
+        let world = self.net.lock();
+        id.and_then(|id| world.stream(id)).map_or(0, |stream| stream.outbox_len)
+    }
+
     fn counters(&self) -> DriverCounters {
         let free = u32::try_from(self.pool.free_count()).expect("at most 32768 buffers");
         DriverCounters {

@@ -386,6 +386,11 @@ impl Driver for Uring {
         }
     }
 
+    fn unacknowledged(&self, handle: Handle) -> usize {
+        let slot = self.slots.find(handle).filter(|slot| slot.family == Family::Inet);
+        slot.map_or(0, |slot| sys::unacknowledged(slot.socket.as_fd()))
+    }
+
     fn counters(&self) -> DriverCounters {
         let pool = self.buffers.pool();
         let free = u32::try_from(pool.free_count()).expect("at most 32768 buffers");
