@@ -97,6 +97,32 @@ fn a_seed_does_the_same_again() {
     }
 }
 
+/// C7: whoever pauses while its peer closes, and sends before it reads, gets everything, at any
+/// size of its buffers.
+#[test]
+fn a_long_pause_before_a_close_loses_nothing() {
+    for (seed, room) in (0..).zip([1, 64, 999]) {
+        let sim = SimNet::new(seed);
+        sim.set_faults(SimFaults::none().buffers(1000..=1000));
+        let (mut server, mut client) = pair(&sim, &push());
+        let (served, asking) = (server.app.open.unwrap(), client.app.open.unwrap());
+        client.net.option(asking).unwrap().set_receive_buffer_size(room).unwrap();
+        client.net.pause_receive(asking).unwrap();
+        sim.run_for(&mut [&mut server, &mut client], Duration::from_secs(1)).unwrap();
+        server.net.send(served, &[7; 1000]).unwrap();
+        sim.run_for(&mut [&mut server, &mut client], Duration::from_secs(1)).unwrap();
+        assert_eq!(server.net.option(served).unwrap().pending_bytes(), 0, "the kernel has all");
+        server.net.close(served).unwrap();
+        sim.run_for(&mut [&mut server, &mut client], Duration::from_secs(5)).unwrap();
+        client.net.send(asking, b"more").unwrap();
+        sim.run_for(&mut [&mut server, &mut client], Duration::from_secs(1)).unwrap();
+        client.net.resume_receive(asking).unwrap();
+        sim.run_for(&mut [&mut server, &mut client], Duration::from_secs(1)).unwrap();
+        assert_eq!((client.app.bytes, &*client.app.closed), (1000, &[CloseReason::PeerClosed][..]));
+        assert_eq!(server.net.stats().closes_cut, 0);
+    }
+}
+
 /// Time in which nothing happens but heartbeats passes by steps, not by waiting.
 #[test]
 fn an_hour_of_heartbeats_is_a_few_steps() {

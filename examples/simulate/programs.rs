@@ -19,7 +19,7 @@ pub(crate) struct Program {
     pub(crate) sim: SimNet,
     pub(crate) oracle: Rc<RefCell<Oracle>>,
     pub(crate) body_max: u64,
-    /// Whether its pauses are short: a peer that has closed does not wait for long.
+    /// Whether it promises to go on after each pause, and waits for whoever makes one.
     pub(crate) is_calm: bool,
     /// Whether it does nothing of its own any more.
     pub(crate) is_quiet: bool,
@@ -33,6 +33,9 @@ pub(crate) struct Bounds {
     pub(crate) backlog_max: u32,
 }
 
+/// Longer than all pauses of a peer together.
+const CALM_CLOSE: Duration = Duration::from_secs(3600);
+
 pub(crate) const SERVER: &str = "10.0.0.1:8000";
 
 /// Builds a program, and lets a server listen.
@@ -42,6 +45,7 @@ pub(crate) fn start(host: &SimHost, program: Program, bounds: Bounds) -> SimNode
         .sim(host)
         .pool(bounds.buffers, bounds.buffer_len)
         .backlog(BacklogLimits { low: max / 4, high: max / 2, max });
+    let options = if program.is_calm { options.close_timeout(CALM_CLOSE) } else { options };
     let net = options.build().expect("the bounds are within those of the options");
     let mut node = SimNode::new(net, program);
     if node.app.side == Side::Server {
@@ -114,7 +118,8 @@ impl Program {
         if self.chance(60) {
             self.close(net, handle);
         }
-        if self.chance(30) && net.pause_receive(handle).is_ok() {
+        // A calm program's pauses are long, and its peers may close meanwhile.
+        if self.chance(if self.is_calm { 8 } else { 30 }) && net.pause_receive(handle).is_ok() {
             self.set_timer(net);
         }
     }
@@ -129,7 +134,7 @@ impl Program {
     }
 
     pub(crate) fn set_timer(&self, net: &mut Netlib<Self>) {
-        let longest = if self.is_calm { 10 } else { 500 };
+        let longest = if self.is_calm { 6000 } else { 500 };
         let span = Duration::from_millis(1 + self.sim.random(longest));
         let due = u64::try_from((self.sim.elapsed() + span).as_nanos()).unwrap_or(0);
         net.register_timer(span, Repeat::Once, on_event, due);
@@ -157,8 +162,8 @@ impl Program {
                 net.pause_receive(handle).ok();
                 self.set_timer(net);
             }
-            2..=4 => _ = net.resume_receive(handle),
-            5 => self.set_timer(net),
+            2..=4 if !self.is_calm => _ = net.resume_receive(handle),
+            5 if !self.is_calm => self.set_timer(net),
             _ => self.send(net, handle),
         }
     }
