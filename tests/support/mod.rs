@@ -166,7 +166,7 @@ fn has_uring() -> bool {
     }
 }
 
-fn text_of(payload: &(dyn Any + Send)) -> &str {
+pub fn text_of(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic")
 }
