@@ -3,8 +3,8 @@
 
 mod support;
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use support::*;
@@ -275,6 +275,7 @@ fn an_absent_loop_listens_first() {
                 // What came meanwhile is still with the kernel.
                 assert_eq!(net.stats().closes.read_idle, 0);
                 patient_peer.write_all(&[0]).unwrap();
+                let_it_arrive();
             }
         });
         let before = timed.world.net.stats().bytes_in;
@@ -299,11 +300,22 @@ fn a_stopped_process_keeps_its_peers() {
         for (peer, _) in &mut peers {
             peer.write_all(&frame(16, 0)).unwrap();
         }
+        let_it_arrive();
         timed.clock.advance(secs(300));
         timed.world.turn_until("all heartbeats", |world| world.net.stats().pdus_in == 199);
         assert_eq!(timed.world.net.stats().connected, 199);
         assert!(timed.world.net.state(silent).is_err());
     });
+}
+
+/// Waits until the kernel has carried what was written on the loopback before: what is written now
+/// comes behind it.
+fn let_it_arrive() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut source = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut target, _) = listener.accept().unwrap();
+    source.write_all(b"last").unwrap();
+    target.read_exact(&mut [0; 4]).unwrap();
 }
 
 /// A deadline for stalled writes holds for what is in flight already.
