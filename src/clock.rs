@@ -70,7 +70,7 @@ pub(crate) enum Clock {
     Manual(ManualClock),
     /// Time that goes on while it is waited for.
     #[cfg(feature = "sim")]
-    Simulated(ManualClock),
+    Simulated(HostClock),
 }
 
 impl Clock {
@@ -102,7 +102,50 @@ impl Clock {
             (Self::Real(_), left) => left,
             (Self::Manual(_), _) => Duration::MAX,
             #[cfg(feature = "sim")]
-            (Self::Simulated(_), left) => left,
+            (Self::Simulated(clock), left) => clock.lasts(left),
         }
     }
 }
+
+/// The clock of one host of a simulated network, which may go on faster or slower than its time.
+#[cfg(feature = "sim")]
+#[derive(Clone, Debug)]
+pub(crate) struct HostClock {
+    clock: ManualClock,
+    rate: u32,
+}
+
+#[cfg(feature = "sim")]
+impl HostClock {
+    /// A clock that goes on by so many millionths, above 0, of what the other one does.
+    pub(crate) const fn new(clock: ManualClock, rate: u32) -> Self {
+        Self { clock, rate }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        match self.rate {
+            TRUE_RATE => self.clock.elapsed(),
+            rate => scale(self.clock.elapsed(), |nanos| nanos * u128::from(rate) / MILLION),
+        }
+    }
+
+    /// How much time has to pass for so much to pass here, rounded up.
+    fn lasts(&self, span: Duration) -> Duration {
+        match self.rate {
+            TRUE_RATE => span,
+            rate => scale(span, |nanos| (nanos * MILLION).div_ceil(u128::from(rate))),
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+fn scale(span: Duration, change: impl FnOnce(u128) -> u128) -> Duration {
+    Duration::from_nanos(u64::try_from(change(span.as_nanos())).unwrap_or(u64::MAX))
+}
+
+/// The rate of a clock that is as fast as the time.
+#[cfg(feature = "sim")]
+pub(crate) const TRUE_RATE: u32 = 1_000_000;
+
+#[cfg(feature = "sim")]
+const MILLION: u128 = TRUE_RATE as u128;

@@ -56,9 +56,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::clock::ManualClock;
-pub use crate::driver::sim::SimFaults;
-use crate::driver::sim::{Net, World};
+use crate::clock::HostClock;
+use crate::driver::sim::{Decisions, Net, World};
+pub use crate::driver::sim::{SimCounts, SimFaults};
 use crate::error::RunError;
 use crate::netlib::Netlib;
 
@@ -72,7 +72,22 @@ impl SimNet {
     /// A network without hosts and without [faults](Self::set_faults), at the time zero.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { net: Net::new(seed) }
+        Self { net: Net::new(Decisions::from_seed(seed)) }
+    }
+
+    /// The same, where the bytes decide instead of a seed: each decision takes the next few of
+    /// them, and a byte of zero lets happen whatever has a chance at all. Once they are used up
+    /// it goes on as by a seed, always the same one. For fuzzers, whose inputs are then schedules.
+    ///
+    /// ```
+    /// use uring_netlib::sim::SimNet;
+    ///
+    /// let net = SimNet::from_decisions(&[3, 1, 7]);
+    /// assert_eq!([net.random(5), net.random(200), net.random(256)], [3, 1, 7]);
+    /// ```
+    #[must_use]
+    pub fn from_decisions(bytes: &[u8]) -> Self {
+        Self { net: Net::new(Decisions::from_bytes(bytes)) }
     }
 
     /// Changes how it misbehaves, from now on; what is on its way keeps its time. Sockets keep the
@@ -125,6 +140,19 @@ impl SimNet {
         self.net.lock().socket_count()
     }
 
+    /// Operations that programs have asked their kernels for, and that are not over: as many as
+    /// there are listeners where nothing is connected, and none where no program is left.
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.net.lock().operation_count()
+    }
+
+    /// What it has done to its programs so far.
+    #[must_use]
+    pub fn counts(&self) -> SimCounts {
+        self.net.lock().counts()
+    }
+
     /// A number below `end` from the generator that decides everything else, for a test's own
     /// decisions.
     ///
@@ -132,7 +160,7 @@ impl SimNet {
     /// When `end` is 0.
     #[must_use]
     pub fn random(&self, end: u64) -> u64 {
-        self.net.lock().random().u64(0..end)
+        self.net.lock().decisions().below(end)
     }
 
     /// Whether a timeline is kept from now on, for [`take_timeline`](Self::take_timeline).
@@ -195,11 +223,11 @@ impl SimNet {
         if ready.is_empty() {
             return Ok(self.jump(dues.into_iter().flatten().min(), end));
         }
-        let chosen = *self.net.lock().random().choice(&ready).unwrap_or(&0);
+        let chosen = self.net.lock().decisions().choose(&ready);
         programs[chosen].turn()?;
         // A turn takes time, so that programs that are always busy do not stop it.
         let mut world = self.net.lock();
-        let took = world.random().u64(TURN_MIN..=TURN_MAX);
+        let took = world.decisions().between(TURN_MIN, TURN_MAX);
         let time = world.now() + took;
         world.advance(time);
         Ok(true)
@@ -236,14 +264,20 @@ impl SimHost {
         self.index
     }
 
-    pub(crate) fn clock(&self) -> ManualClock {
-        self.net.lock().clock().clone()
+    pub(crate) fn clock(&self) -> HostClock {
+        self.net.lock().clock_of(self.index)
     }
 
     /// Its address.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.net.lock().address(self.index)
+    }
+
+    /// How much time has passed by its own clock, see [`SimFaults::drift`].
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.clock().elapsed()
     }
 
     /// Stops its programs, as `SIGSTOP` does: its kernel still takes what arrives, for as long as

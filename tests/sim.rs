@@ -123,6 +123,24 @@ fn a_long_pause_before_a_close_loses_nothing() {
     }
 }
 
+/// Bytes decide as a seed does: every rule is kept, the same bytes do the same again, and one byte
+/// more or less changes what happens.
+#[test]
+fn bytes_decide_as_a_seed_does() {
+    let run = |bytes: &[u8]| {
+        let world = workload::World::from_decisions(bytes);
+        workload::run_world(world).unwrap_or_else(|breach| panic!("{bytes:?}: {}", breach.text))
+    };
+    let all = SimNet::new(9);
+    for len in 1..60 {
+        let bytes: Vec<u8> =
+            (0..len * 20).map(|_| u8::try_from(all.random(256)).unwrap()).collect();
+        let outcome = run(&bytes);
+        assert_eq!(outcome, run(&bytes), "{bytes:?}");
+        assert_ne!(outcome.hash, run(&bytes[1..]).hash, "{bytes:?}");
+    }
+}
+
 /// Time in which nothing happens but heartbeats passes by steps, not by waiting.
 #[test]
 fn an_hour_of_heartbeats_is_a_few_steps() {

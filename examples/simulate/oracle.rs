@@ -8,6 +8,19 @@ use std::time::Duration;
 
 use uring_netlib::{CloseReason, Handle};
 
+/// What the network of a seed may do, and so what its programs are held to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing that ends a connection happens but what the programs do: all that was sent before a
+    /// close arrives.
+    Calm,
+    /// Anything but altered bytes: what arrives is the beginning of what was sent.
+    #[default]
+    Wild,
+    /// Bits are turned over: there are no panics, no leaks, and an end.
+    Corrupt,
+}
+
 /// The two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
@@ -65,16 +78,16 @@ pub(crate) struct Oracle {
     ends: BTreeMap<(usize, Handle), End>,
     /// Those of them that are open.
     live: BTreeSet<(usize, Handle)>,
-    /// Whether nothing that ends a connection happens but what the programs do.
-    is_calm: bool,
+    /// What the network is held to.
+    kind: Kind,
     pub(crate) breach: Option<String>,
     pub(crate) pdus: u64,
     pub(crate) closes: u64,
 }
 
 impl Oracle {
-    pub(crate) fn new(is_calm: bool) -> Self {
-        Self { is_calm, ..Self::default() }
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self { kind, ..Self::default() }
     }
 
     pub(crate) fn break_rule(&mut self, text: impl FnOnce() -> String) {
@@ -123,8 +136,14 @@ impl Oracle {
         let end = self.ends.entry((program, handle)).or_default();
         let is_live = end.is_open && !end.is_over;
         let words = bytes.first_chunk::<8>().map(|words| u64::from_be_bytes(*words));
-        let (Some(words), true) = (words, is_live) else {
+        if !is_live {
             return self.break_rule(|| format!("C2: a PDU for {handle}, which is not open"));
+        }
+        if self.kind == Kind::Corrupt {
+            return;
+        }
+        let Some(words) = words else {
+            return self.break_rule(|| format!("altered: a PDU of {} bytes", bytes.len()));
         };
         let word = |shift: u32| u32::try_from(words >> shift & 0xFFFF_FFFF).unwrap_or(0);
         let (connection, number) = (word(32), word(0));
@@ -165,7 +184,12 @@ impl Oracle {
         ours.is_aborted |= reason != CloseReason::PeerClosed;
         let flow = self.flows.get(&(connection, side.other())).copied().unwrap_or_default();
         let is_whole = flow.received == flow.sent;
-        if self.is_calm && flow.is_closed && !own.is_closed && !own.is_aborted && !is_whole {
+        if self.kind == Kind::Calm
+            && flow.is_closed
+            && !own.is_closed
+            && !own.is_aborted
+            && !is_whole
+        {
             self.break_rule(|| {
                 format!(
                     "C7: {:?} closed connection {connection} after {} PDUs, of which {} have come, \
@@ -201,6 +225,11 @@ impl Oracle {
         self.live.retain(|(owner, _)| *owner != program);
     }
 
+    /// Whether a connection is open, and may be told of.
+    pub(crate) fn is_open(&self, program: usize, handle: Handle) -> bool {
+        self.live.contains(&(program, handle))
+    }
+
     /// The open connections of a program.
     pub(crate) fn open(&self, program: usize) -> impl Iterator<Item = Handle> {
         let (first, last) = ((program, Handle::NONE), (program + 1, Handle::NONE));
@@ -214,6 +243,9 @@ impl Oracle {
 
     /// A connection with both ends open on which something is still to come.
     pub(crate) fn waiting(&self) -> Option<String> {
+        if self.kind == Kind::Corrupt {
+            return None;
+        }
         let mut ends: BTreeMap<u32, u32> = BTreeMap::new();
         for end in self.ends.values().filter(|end| end.is_open && !end.is_over) {
             if let Some(connection) = end.connection {

@@ -3,26 +3,31 @@
 //! What they do is decided by the generator of the network, so a seed says all of it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use uring_netlib::pdu::Header;
 use uring_netlib::sim::{SimHost, SimNet, SimNode};
-use uring_netlib::{BacklogLimits, Event, Handle, Netlib, Options, Repeat};
+use uring_netlib::{BacklogLimits, Delivery, Event, Handle, Netlib, Options, Repeat};
 
-use crate::oracle::{Oracle, Side, body};
+use crate::oracle::{Kind, Oracle, Side, body};
 
 /// What a program's callbacks are lent.
 pub(crate) struct Program {
     pub(crate) number: usize,
     pub(crate) side: Side,
     pub(crate) sim: SimNet,
+    pub(crate) host: SimHost,
     pub(crate) oracle: Rc<RefCell<Oracle>>,
     pub(crate) body_max: u64,
-    /// Whether it promises to go on after each pause, and waits for whoever makes one.
-    pub(crate) is_calm: bool,
+    pub(crate) kind: Kind,
     /// Whether it does nothing of its own any more.
     pub(crate) is_quiet: bool,
+    /// What a server has as long as its kernel lets it listen.
+    pub(crate) listener: Option<Handle>,
+    /// Beginnings of PDUs, where bytes are delivered as they come or are asked for.
+    pub(crate) begun: BTreeMap<Handle, Vec<u8>>,
 }
 
 /// Limits of one program, so that they are reached.
@@ -31,6 +36,8 @@ pub(crate) struct Bounds {
     pub(crate) buffers: u16,
     pub(crate) buffer_len: u32,
     pub(crate) backlog_max: u32,
+    pub(crate) buffered_max: usize,
+    pub(crate) delivery: Delivery,
 }
 
 /// Longer than all pauses of a peer together.
@@ -39,18 +46,19 @@ const CALM_CLOSE: Duration = Duration::from_secs(3600);
 pub(crate) const SERVER: &str = "10.0.0.1:8000";
 
 /// Builds a program, and lets a server listen.
-pub(crate) fn start(host: &SimHost, program: Program, bounds: Bounds) -> SimNode<Program> {
+pub(crate) fn start(program: Program, bounds: Bounds) -> SimNode<Program> {
     let max = bounds.backlog_max;
     let options = Options::new()
-        .sim(host)
+        .sim(&program.host)
         .pool(bounds.buffers, bounds.buffer_len)
+        .delivery(bounds.delivery)
+        .pull_bytes_max(PULL_MAX)
+        .buffered_bytes_max(bounds.buffered_max)
         .backlog(BacklogLimits { low: max / 4, high: max / 2, max });
-    let options = if program.is_calm { options.close_timeout(CALM_CLOSE) } else { options };
+    let options = if program.is_calm() { options.close_timeout(CALM_CLOSE) } else { options };
     let net = options.build().expect("the bounds are within those of the options");
     let mut node = SimNode::new(net, program);
-    if node.app.side == Side::Server {
-        node.net.listen(SERVER, on_event, 0).expect("the port is free");
-    }
+    node.app.serve(&mut node.net);
     node
 }
 
@@ -61,17 +69,24 @@ fn on_event(app: &mut Program, net: &mut Netlib<Program>, handle: Handle, event:
             oracle.borrow_mut().on_open(app.number, handle);
             app.talk(net, handle);
         }
-        Event::Pdu(pdu) => {
-            oracle.borrow_mut().on_pdu(app.number, handle, app.side, pdu.body());
-            app.answer(net, handle);
+        Event::Pdu(pdu) => app.take(net, handle, pdu.body()),
+        Event::Read([]) => {
+            let mut space = [0; 300];
+            while let Ok(len) = net.recv(handle, &mut space)
+                && len > 0
+            {
+                app.cut(net, handle, &space[..len]);
+            }
         }
+        Event::Read(bytes) => app.cut(net, handle, bytes),
+        Event::Close(_) if app.listener == Some(handle) => app.listener = None,
         Event::Close(reason) => {
             oracle.borrow_mut().on_close(app.number, handle, app.side, reason);
         }
         Event::Timer { user_data, .. } => {
             let due = Duration::from_nanos(user_data);
-            oracle.borrow_mut().on_timer(due, app.sim.elapsed());
-            if app.is_calm {
+            oracle.borrow_mut().on_timer(due, app.host.elapsed());
+            if app.kind == Kind::Calm {
                 app.resume_all(net);
             }
         }
@@ -80,8 +95,46 @@ fn on_event(app: &mut Program, net: &mut Netlib<Program>, handle: Handle, event:
 }
 
 impl Program {
+    /// Whether it promises to go on after each pause, and waits for whoever makes one.
+    fn is_calm(&self) -> bool {
+        self.kind == Kind::Calm
+    }
+
     fn chance(&self, of: u64) -> bool {
         self.sim.random(of) == 0
+    }
+
+    /// Lets a server listen that does not, as its kernel may have ended that.
+    pub(crate) fn serve(&mut self, net: &mut Netlib<Self>) {
+        if self.side == Side::Server && self.listener.is_none() {
+            self.listener = Some(net.listen(SERVER, on_event, 0).expect("the port is free"));
+        }
+    }
+
+    /// A PDU is delivered.
+    fn take(&self, net: &mut Netlib<Self>, handle: Handle, body: &[u8]) {
+        self.oracle.borrow_mut().on_pdu(self.number, handle, self.side, body);
+        self.answer(net, handle);
+    }
+
+    /// Bytes are delivered, which may end within a PDU.
+    fn cut(&mut self, net: &mut Netlib<Self>, handle: Handle, bytes: &[u8]) {
+        let mut begun = self.begun.remove(&handle).unwrap_or_default();
+        begun.extend_from_slice(bytes);
+        let mut rest = begun.as_slice();
+        while let Some(length) = rest.first_chunk::<4>() {
+            let length = u32::from_be_bytes(*length) as usize;
+            if !(16..=LENGTH_MAX).contains(&length) {
+                return self.take(net, handle, rest);
+            }
+            let Some((frame, behind)) = rest.split_at_checked(length) else { break };
+            self.take(net, handle, &frame[16..]);
+            rest = behind;
+            if !self.oracle.borrow().is_open(self.number, handle) {
+                return;
+            }
+        }
+        self.begun.insert(handle, rest.to_vec());
     }
 
     /// Sends a PDU, if there is room for it.
@@ -119,7 +172,7 @@ impl Program {
             self.close(net, handle);
         }
         // A calm program's pauses are long, and its peers may close meanwhile.
-        if self.chance(if self.is_calm { 8 } else { 30 }) && net.pause_receive(handle).is_ok() {
+        if self.chance(if self.is_calm() { 8 } else { 30 }) && net.pause_receive(handle).is_ok() {
             self.set_timer(net);
         }
     }
@@ -134,9 +187,9 @@ impl Program {
     }
 
     pub(crate) fn set_timer(&self, net: &mut Netlib<Self>) {
-        let longest = if self.is_calm { 6000 } else { 500 };
+        let longest = if self.is_calm() { 6000 } else { 500 };
         let span = Duration::from_millis(1 + self.sim.random(longest));
-        let due = u64::try_from((self.sim.elapsed() + span).as_nanos()).unwrap_or(0);
+        let due = u64::try_from((self.host.elapsed() + span).as_nanos()).unwrap_or(0);
         net.register_timer(span, Repeat::Once, on_event, due);
     }
 
@@ -162,8 +215,8 @@ impl Program {
                 net.pause_receive(handle).ok();
                 self.set_timer(net);
             }
-            2..=4 if !self.is_calm => _ = net.resume_receive(handle),
-            5 if !self.is_calm => self.set_timer(net),
+            2..=4 if !self.is_calm() => _ = net.resume_receive(handle),
+            5 if !self.is_calm() => self.set_timer(net),
             _ => self.send(net, handle),
         }
     }
@@ -193,6 +246,9 @@ impl Program {
         if stats.buffers_lent != 0 || stats.buffers_free != u64::from(bounds.buffers) {
             oracle.break_rule(|| format!("pool: {stats:?}"));
         }
+        if stats.buffered_bytes > bounds.buffered_max as u64 {
+            oracle.break_rule(|| format!("buffered: {stats:?}"));
+        }
         if stats.panics != 0 {
             oracle.break_rule(|| "a callback has panicked".to_owned());
         }
@@ -203,3 +259,9 @@ impl Program {
         }
     }
 }
+
+/// Longer than any PDU of the workload.
+const LENGTH_MAX: usize = 4096;
+
+/// How much waits to be asked for before no more is received.
+const PULL_MAX: u32 = 500;

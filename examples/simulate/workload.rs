@@ -1,14 +1,15 @@
 //! One seed of the simulated workload: programs, a network, faults, and what has to be true.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 use std::time::Duration;
 
-use uring_netlib::Handle;
-use uring_netlib::sim::{SimFaults, SimHost, SimNet, SimNode, SimProgram};
+use uring_netlib::sim::{SimCounts, SimFaults, SimHost, SimNet, SimNode, SimProgram};
+use uring_netlib::{Delivery, Handle};
 
-use crate::oracle::{Oracle, Side};
+use crate::oracle::{Kind, Oracle, Side};
 use crate::programs::{Bounds, Program, start};
 
 /// What became of a seed.
@@ -20,8 +21,8 @@ pub(crate) struct Outcome {
     pub(crate) pdus: u64,
     pub(crate) closes: u64,
     pub(crate) connections: u32,
-    /// What was done to hosts and links.
-    pub(crate) incidents: u64,
+    /// What the network and the programs' hosts went through.
+    pub(crate) faults: SimCounts,
     pub(crate) elapsed: Duration,
 }
 
@@ -41,11 +42,12 @@ pub(crate) struct World {
     nodes: Vec<SimNode<Program>>,
     body_max: u64,
     connections: u32,
-    incidents: u64,
+    /// Things that are done before the faults are over.
+    actions: u64,
     steps: u64,
     /// How many programs there were: each has a number of its own.
     programs: usize,
-    is_calm: bool,
+    kind: Kind,
     /// Whether a host has crashed, which leaves connections without a peer in the network.
     has_crashed: bool,
 }
@@ -69,25 +71,52 @@ pub(crate) fn run_world(world: World) -> Result<Outcome, Breach> {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
+        // Some seeds are held to more, and a few to less.
+        let kind = match seed % 16 {
+            0 | 4 | 8 | 12 => Kind::Calm,
+            15 => Kind::Corrupt,
+            _ => Kind::Wild,
+        };
         let sim = SimNet::new(seed);
-        // Every fourth seed has faults that nothing may come of, and is held to more.
-        let is_calm = seed.is_multiple_of(4);
+        let actions = 100 + sim.random(200);
+        Self::build(sim, kind, seed, actions)
+    }
+
+    /// A shorter workload that bytes decide, a fuzzer's.
+    pub(crate) fn from_decisions(bytes: &[u8]) -> Self {
+        let sim = SimNet::from_decisions(bytes);
+        let kind = [Kind::Calm, Kind::Wild, Kind::Wild, Kind::Corrupt][draw(&sim, 4)];
+        let (swarm, actions) = (sim.random(1 << 16), 20 + sim.random(40));
+        Self::build(sim, kind, swarm, actions)
+    }
+
+    fn build(sim: SimNet, kind: Kind, swarm: u64, actions: u64) -> Self {
         let calm_delay = Duration::from_micros(10)..Duration::from_millis(1);
-        sim.set_faults(match is_calm {
-            true => SimFaults::benign().delay(calm_delay).buffers(512..=64 << 10),
-            false => SimFaults::swarm(seed),
+        sim.set_faults(match kind {
+            Kind::Calm => SimFaults::benign().delay(calm_delay).buffers(512..=64 << 10),
+            Kind::Wild => SimFaults::swarm(swarm),
+            Kind::Corrupt => SimFaults::swarm(swarm).corrupt(1 + (SPOILT >> (swarm / 16 % 8))),
         });
         let of = |choices: &[u64]| choices[draw(&sim, choices.len())];
         let bounds = Bounds {
             buffers: u16::try_from(of(&[1, 2, 8, 64])).unwrap_or(1),
             buffer_len: u32::try_from(of(&[64, 100, 1024, 4096])).unwrap_or(64),
             backlog_max: u32::try_from(of(&[1000, 4000, 64_000])).unwrap_or(1000),
+            buffered_max: match (kind, draw(&sim, 4)) {
+                (Kind::Calm, _) | (_, 1..) => 1 << 30,
+                (Kind::Wild | Kind::Corrupt, 0) => 20_000,
+            },
+            delivery: match draw(&sim, 4) {
+                0 => Delivery::Push,
+                1 => Delivery::Pull,
+                _ => Delivery::default(),
+            },
         };
         let body_max = of(&[0, 20, 200, 3000]);
         let hosts: Vec<SimHost> = (1..=2 + sim.random(3))
             .map(|last| sim.host([10, 0, 0, u8::try_from(last).unwrap_or(9)]))
             .collect();
-        let oracle = Oracle::new(is_calm);
+        let oracle = Oracle::new(kind);
         let mut world = Self {
             sim,
             oracle: Rc::new(RefCell::new(oracle)),
@@ -96,10 +125,10 @@ impl World {
             nodes: Vec::new(),
             body_max,
             connections: 0,
-            incidents: 0,
+            actions,
             steps: 0,
             programs: 0,
-            is_calm,
+            kind,
             has_crashed: false,
         };
         for index in 0..world.hosts.len() {
@@ -116,18 +145,20 @@ impl World {
             number: self.programs,
             side: if host == 0 { Side::Server } else { Side::Client },
             sim: self.sim.clone(),
+            host: self.hosts[host].clone(),
             oracle: Rc::clone(&self.oracle),
             body_max: self.body_max,
-            is_calm: self.is_calm,
+            kind: self.kind,
             is_quiet: false,
+            listener: None,
+            begun: BTreeMap::new(),
         };
-        start(&self.hosts[host], program, self.bounds)
+        start(program, self.bounds)
     }
 
     /// Goes through all phases of the workload.
     fn run(mut self) -> Result<Outcome, Breach> {
-        let actions = 100 + self.sim.random(200);
-        for _ in 0..actions {
+        for _ in 0..self.actions {
             self.act();
             for _ in 0..=self.sim.random(6) {
                 self.step()?;
@@ -154,7 +185,7 @@ impl World {
             pdus: oracle.pdus,
             closes: oracle.closes,
             connections: self.connections,
-            incidents: self.incidents,
+            faults: self.sim.counts(),
             elapsed: self.sim.elapsed(),
         })
     }
@@ -173,6 +204,7 @@ impl World {
         let stepped = self.sim.step(&mut programs);
         for SimNode { net, app } in &mut self.nodes {
             app.check(net, self.bounds);
+            app.serve(net);
         }
         let broken = self.oracle.borrow_mut().breach.take();
         if let Some(text) = broken {
@@ -193,7 +225,7 @@ impl World {
     fn act(&mut self) {
         let index = draw(&self.sim, self.nodes.len());
         let SimNode { net, app } = &mut self.nodes[index];
-        match self.sim.random(if self.is_calm { 90 } else { 100 }) {
+        match self.sim.random(if self.kind == Kind::Calm { 90 } else { 100 }) {
             0..=14 if app.side == Side::Client => {
                 app.connect(net, self.connections);
                 self.connections += 1;
@@ -204,7 +236,6 @@ impl World {
     }
 
     fn disturb(&mut self, index: usize) {
-        self.incidents += 1;
         let other = draw(&self.sim, self.hosts.len());
         let span = Duration::from_millis(self.sim.random(20_000));
         let (one, other) = (&self.hosts[index], &self.hosts[other]);
@@ -268,6 +299,10 @@ impl World {
                 return Err(self.breach(format!("left: {stats:?}")));
             }
         }
+        if self.sim.operations() != 1 {
+            let count = self.sim.operations();
+            return Err(self.breach(format!("operations: {count} are not over")));
+        }
         if !self.has_crashed && self.sim.sockets() != 1 {
             return Err(self.breach(format!("leaked: {} sockets", self.sim.sockets() - 1)));
         }
@@ -280,6 +315,9 @@ impl World {
 fn draw(sim: &SimNet, len: usize) -> usize {
     usize::try_from(sim.random(len as u64)).unwrap_or(0)
 }
+
+/// In how many of ten thousand pieces a bit is turned over, at most.
+const SPOILT: u32 = 4000;
 
 /// Within how much time all accepted work is done once the faults are over.
 const BOUND: Duration = Duration::from_secs(60);

@@ -177,6 +177,18 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Whether it says that the operation was cancelled.
+    #[cfg(feature = "sim")]
+    pub(crate) const fn is_cancelled(&self) -> bool {
+        match self {
+            Self::AcceptFailed(errno)
+            | Self::ConnectFailed(errno)
+            | Self::ReceiveFailed(errno)
+            | Self::SendFailed(errno, _) => errno.is_cancellation(),
+            _ => false,
+        }
+    }
+
     /// Which operation it belongs to.
     pub(crate) const fn op(&self) -> Op {
         match self {

@@ -51,6 +51,15 @@ impl Pool {
         Some(Chunk { region: Rc::clone(&self.region), id, len: 0 })
     }
 
+    /// One of the free buffers, by its place among them; the last is the one that
+    /// [`take`](Self::take) gives.
+    #[cfg(feature = "sim")]
+    pub(crate) fn take_any(&self, place: usize) -> Option<Chunk> {
+        let mut free = self.region.free.borrow_mut();
+        let id = (place < free.len()).then(|| free.swap_remove(place))?;
+        Some(Chunk { region: Rc::clone(&self.region), id, len: 0 })
+    }
+
     /// Takes a free buffer out for the kernel: its id, and where it is.
     pub(crate) fn give_to_kernel(&self) -> Option<(u16, *mut u8)> {
         let id = self.region.free.borrow_mut().pop()?;

@@ -66,7 +66,8 @@ pub(super) fn on_every_driver(options: Options, check: impl Fn(&mut Rig)) {
 fn simulated(options: &Options) -> Vec<Options> {
     let whole = (0, SimFaults::none());
     let benign = SimFaults::none().partial(3000).put_off(3000).trickle(2000).disarm(1000);
-    let seeds = (1..4).map(|seed| (seed, benign.clone().no_buffers(500)));
+    let benign = benign.no_buffers(500).odd_buffer(5000).full_queue(3000).late_cancel(2000);
+    let seeds = (1..4).map(|seed| (seed, benign.clone()));
     let worlds = iter::once(whole).chain(seeds).map(|(seed, faults)| {
         let net = SimNet::new(seed);
         net.set_faults(faults);

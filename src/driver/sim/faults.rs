@@ -33,6 +33,13 @@ pub struct SimFaults {
     pub(super) refuse: u32,
     pub(super) late_connect: u32,
     pub(super) reset: u32,
+    pub(super) odd_buffer: u32,
+    pub(super) full_queue: u32,
+    pub(super) late_cancel: u32,
+    pub(super) deny: u32,
+    pub(super) corrupt: u32,
+    /// In millionths.
+    pub(super) drift: u32,
     // In ns.
     pub(super) delay_min: u64,
     pub(super) delay_max: u64,
@@ -54,6 +61,12 @@ impl SimFaults {
             refuse: 0,
             late_connect: 0,
             reset: 0,
+            odd_buffer: 0,
+            full_queue: 0,
+            late_cancel: 0,
+            deny: 0,
+            corrupt: 0,
+            drift: 0,
             delay_min: 50_000,
             delay_max: 50_000,
             buffer_min: 64 << 10,
@@ -62,8 +75,8 @@ impl SimFaults {
     }
 
     /// Everything that is benign: partial sends and receives, completions put off and trickled,
-    /// armed operations that end, receives that find no buffer, buffers of all sizes, and delays
-    /// from 10 µs to 20 ms.
+    /// armed operations that end, receives that find no buffer or an odd one, full submission
+    /// queues, late cancels, buffers of all sizes, and delays from 10 µs to 20 ms. Clocks run true.
     pub const fn benign() -> Self {
         Self {
             partial: 5000,
@@ -71,6 +84,9 @@ impl SimFaults {
             trickle: 2000,
             disarm: 1000,
             no_buffers: 300,
+            odd_buffer: 5000,
+            full_queue: 2000,
+            late_cancel: 1000,
             delay_min: 10_000,
             delay_max: 20_000_000,
             buffer_min: 1,
@@ -80,7 +96,8 @@ impl SimFaults {
     }
 
     /// A network of its own for each seed: some faults are common, others rare, many absent, so
-    /// that over many seeds each of them is met alone and in company.
+    /// that over many seeds each of them is met alone and in company. Bits are never turned over:
+    /// no program can promise its bytes then, see [`corrupt`](Self::corrupt).
     pub fn swarm(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed ^ SWARM);
         let mut chance = |max: u32| if random.bool() { random.u32(0..=max) } else { 0 };
@@ -100,6 +117,12 @@ impl SimFaults {
         (faults.delay_min, faults.delay_max) = delays[random.usize(0..delays.len())];
         let buffers = [(1, 64), (512, 4096), (1, 64 << 10), (64 << 10, 64 << 10)];
         (faults.buffer_min, faults.buffer_max) = buffers[random.usize(0..buffers.len())];
+        let mut chance = |max: u32| if random.bool() { random.u32(0..=max) } else { 0 };
+        faults.odd_buffer = chance(10_000);
+        faults.full_queue = chance(10_000);
+        faults.late_cancel = chance(5000);
+        faults.deny = chance(150);
+        faults.drift = chance(200_000);
         faults
     }
 
@@ -159,6 +182,50 @@ impl SimFaults {
         self
     }
 
+    /// Benign: a receive gets any of the free buffers, not the one that came back last.
+    pub const fn odd_buffer(mut self, chance: u32) -> Self {
+        self.odd_buffer = chance;
+        self
+    }
+
+    /// Benign: a wait takes only one to three of the operations and cancels that were asked for,
+    /// in their order, as a submission queue without room does. The rest waits in line.
+    pub const fn full_queue(mut self, chance: u32) -> Self {
+        self.full_queue = chance;
+        self
+    }
+
+    /// Benign: a cancel takes effect up to 50 ms late. Until then its operation goes on.
+    pub const fn late_cancel(mut self, chance: u32) -> Self {
+        self.late_cancel = chance;
+        self
+    }
+
+    /// An accept, a connect, a receive or a send is denied by the program's own kernel, which
+    /// forbids it (`EPERM`, `EACCES`), does not know it (`EINVAL`) or is poor (`ENOMEM`). A
+    /// listener goes on after `EPERM`, rests after `ENOMEM`, and ends with the others; a
+    /// connection ends.
+    pub const fn deny(mut self, chance: u32) -> Self {
+        self.deny = chance;
+        self
+    }
+
+    /// A piece of data arrives with one bit turned over. Checksums make that rare in earnest;
+    /// here it is a peer that sends anything, and a program may be held to no more than that it
+    /// survives.
+    pub const fn corrupt(mut self, chance: u32) -> Self {
+        self.corrupt = chance;
+        self
+    }
+
+    /// Benign, but that times are not those of the network: the clocks of hosts that are made from
+    /// now on run up to so many millionths too fast or too slow, at most by half. What they tell
+    /// is [`SimHost::elapsed`](crate::sim::SimHost::elapsed).
+    pub const fn drift(mut self, millionths: u32) -> Self {
+        self.drift = if millionths < 500_000 { millionths } else { 500_000 };
+        self
+    }
+
     /// How long a piece of data is on its way.
     pub fn delay(mut self, range: std::ops::Range<Duration>) -> Self {
         let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX / 4);
@@ -178,6 +245,8 @@ impl SimFaults {
     pub const fn healed(mut self) -> Self {
         self.refuse = 0;
         self.reset = 0;
+        self.deny = 0;
+        self.corrupt = 0;
         self
     }
 }

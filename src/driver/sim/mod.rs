@@ -11,7 +11,10 @@
 
 #![forbid(unsafe_code)]
 
+mod counts;
+mod decisions;
 mod faults;
+mod line;
 mod look;
 #[cfg(test)]
 pub(crate) mod peer;
@@ -29,7 +32,10 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
+pub use counts::SimCounts;
+pub(crate) use decisions::Decisions;
 pub use faults::SimFaults;
+use line::{Line, Request};
 pub(crate) use look::{Look, Loose};
 use world::Id;
 pub(crate) use world::World;
@@ -52,8 +58,8 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { world: Arc::new(Mutex::new(World::new(seed))) }
+    pub(crate) fn new(decisions: Decisions) -> Self {
+        Self { world: Arc::new(Mutex::new(World::new(decisions))) }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, World> {
@@ -72,6 +78,8 @@ pub(crate) struct Sim {
     net: Net,
     node: usize,
     slots: Slots<Slot>,
+    /// What was asked for and is not with the kernel yet.
+    line: Line,
     /// Outcomes of what needed no waiting, for the next `wait` (D3).
     settled: Vec<Completion>,
     /// What may go on in the pass in hand; kept for its memory.
@@ -86,7 +94,13 @@ pub(crate) struct Sim {
 struct Slot {
     id: Id,
     outstanding: Ops,
+    /// Those of them that the kernel has got to.
+    entered: Ops,
+    /// Those of these that it denies.
+    denied: Ops,
+    /// Those of these that are to end, and when it comes to that.
     cancelled: Ops,
+    cancel_time: u64,
     flight: Flight,
 }
 
@@ -99,6 +113,7 @@ impl Sim {
             net,
             node,
             slots: Slots::new(),
+            line: Line::default(),
             settled: Vec::new(),
             ready: Vec::new(),
             pool: Pool::poisoned(options.pool_buffers, options.pool_buffer_len)?,
@@ -131,7 +146,7 @@ impl Sim {
 
     /// A number that the world's seed decides.
     pub(crate) fn seed(&self) -> u64 {
-        self.net.lock().random().u64(..)
+        self.net.lock().decisions().seed()
     }
 
     /// In how long the next turn has something to do, of what the loop above knows of and of what
@@ -146,13 +161,12 @@ impl Sim {
         if is_ready { Some(Duration::ZERO) } else { due }
     }
 
-    fn start(&mut self, handle: Handle, op: Op) -> Id {
+    fn start(&mut self, handle: Handle, op: Op, request: Request) {
         let slot = self.slots.expect_mut(handle);
         assert!(!slot.outstanding.has(op), "D4: one {op:?} per handle");
         slot.outstanding.insert(op);
-        let id = slot.id;
-        self.net.lock().stir(Some(self.node));
-        id
+        self.line.push_back(request);
+        self.net.lock().begin(self.node);
     }
 
     /// Whether other threads have asked for a turn; they are then taken as heard.
@@ -201,22 +215,18 @@ impl Sim {
 impl Driver for Sim {
     fn adopt(&mut self, socket: Endpoint, _: Family, handle: Handle) -> io::Result<()> {
         let id = socket.into_sim()?.adopt(self.node);
-        let (outstanding, cancelled) = (Ops::NONE, Ops::NONE);
-        let slot = Slot { id, outstanding, cancelled, flight: Flight::default() };
-        self.slots.insert(handle, slot);
+        self.slots.insert(handle, Slot::new(id));
         Ok(())
     }
 
     fn accept(&mut self, handle: Handle) {
-        self.start(handle, Op::Accept);
+        self.start(handle, Op::Accept, Request::Operation(handle, Op::Accept));
     }
 
     fn connect(&mut self, handle: Handle, peer: SockAddr) {
-        let id = self.start(handle, Op::Connect);
         match inet(&peer) {
-            Ok(peer) => self.net.lock().connect(id, peer),
+            Ok(peer) => self.start(handle, Op::Connect, Request::Connect(handle, peer)),
             Err(error) => {
-                self.slots.expect_mut(handle).outstanding.remove(Op::Connect);
                 let outcome = Outcome::ConnectFailed(Errno::from_io(&error));
                 self.settled.push(Completion { handle, last: true, outcome });
             }
@@ -224,12 +234,12 @@ impl Driver for Sim {
     }
 
     fn receive(&mut self, handle: Handle) {
-        self.start(handle, Op::Receive);
+        self.start(handle, Op::Receive, Request::Operation(handle, Op::Receive));
     }
 
     fn send(&mut self, handle: Handle, outgoing: Outgoing) {
         assert!(!outgoing.is_empty(), "D5: a send has bytes");
-        self.start(handle, Op::Send);
+        self.start(handle, Op::Send, Request::Operation(handle, Op::Send));
         self.slots.expect_mut(handle).flight = Flight::new(outgoing);
     }
 
@@ -240,7 +250,7 @@ impl Driver for Sim {
 
     fn cancel(&mut self, handle: Handle, ops: Ops) {
         let Some(slot) = self.slots.find_mut(handle) else { return };
-        slot.cancelled = slot.cancelled.or(slot.outstanding.and(ops));
+        self.line.push_back(Request::Cancel(handle, slot.outstanding.and(ops)));
         self.net.lock().stir(Some(self.node));
     }
 
@@ -311,7 +321,9 @@ impl Drop for Sim {
             if let Some(slot) = self.slots.remove(handle)
                 && (slot.outstanding.is_empty() || !planted::has(Bug::DroppedInFlight))
             {
-                self.net.lock().close(slot.id);
+                let mut world = self.net.lock();
+                world.finish(self.node, slot.outstanding.iter().count());
+                world.close(slot.id);
             }
         }
     }

@@ -158,7 +158,8 @@ impl World {
         self.note(id, Note::Connects(peer.port()));
         let mut delay = self.delay();
         if self.chance(self.faults.late_connect) {
-            delay += self.random.u64(0..=LATE_MAX);
+            self.counts.late_connects += 1;
+            delay += self.decisions.between(0, LATE_MAX);
         }
         self.plan(delay, Happening::Knock(id, 0));
     }

@@ -10,7 +10,8 @@ use std::io::Read;
 use super::socket::{Role, Stream};
 use super::trace::Note;
 use super::world::{Id, World};
-use super::{Completion, Endpoint, Loose, Net, Op, Outcome, Pool, Sim, Slot};
+use super::{Completion, Endpoint, Flight, Loose, Net, Op, Ops, Outcome, Pool, Sim, Slot};
+use crate::driver::Chunk;
 use crate::error::Errno;
 use crate::planted::{self, Bug};
 
@@ -24,19 +25,21 @@ impl Sim {
         if world.is_lost(self.node) {
             return;
         }
+        self.enter(world);
         let mut ready = std::mem::take(&mut self.ready);
         ready.clear();
         for handle in self.slots.handles() {
             let Some(slot) = self.slots.find(handle) else { continue };
-            let can = |op| slot.cancelled.has(op) || world.can(slot.id, op);
-            ready.extend(slot.outstanding.iter().filter(|op| can(*op)).map(|op| (handle, op)));
+            let can = |op| slot.is_ending(world, op) || world.can(slot.id, op);
+            ready.extend(slot.entered.iter().filter(|op| can(*op)).map(|op| (handle, op)));
         }
-        world.random.shuffle(&mut ready);
-        let batch_max = batch.len() + batch_len(world);
+        world.decisions.shuffle(&mut ready);
+        let batch_max = batch.len() + batch_len(world, ready.len());
         for (handle, op) in ready.drain(..) {
             let is_put_off = world.chance(world.faults.put_off);
             let is_full = batch.len() >= batch_max && !planted::has(Bug::OverflowLost);
             if is_put_off || is_full {
+                world.counts.put_off += u64::from(is_put_off);
                 if op == Op::Send && planted::has(Bug::FreedInFlight) {
                     planted::give_away(&mut self.slots.expect_mut(handle).flight);
                 }
@@ -45,6 +48,7 @@ impl Sim {
             }
             let slot = self.slots.expect_mut(handle);
             let step = match op {
+                _ if slot.denied.has(op) => slot.fail(world, op),
                 Op::Accept => slot.accept(world, &self.net),
                 Op::Connect => slot.connect(world),
                 Op::Receive => slot.receive(world, &self.pool),
@@ -55,9 +59,11 @@ impl Sim {
                 Op::Cancel | Op::Wake => None,
             };
             if let Some((outcome, last)) = step {
+                let is_lost = slot.cancelled.has(op) && !outcome.is_cancelled();
+                world.counts.lost_cancels += u64::from(is_lost);
                 if last {
-                    slot.outstanding.remove(op);
-                    slot.cancelled.remove(op);
+                    slot.remove(op);
+                    world.finish(self.node, 1);
                 }
                 batch.push(Completion { handle, last, outcome });
             }
@@ -74,23 +80,73 @@ impl Sim {
     }
 }
 
-/// How many completions a pass yields at most.
-fn batch_len(world: &mut World) -> usize {
-    let is_trickling = world.chance(world.faults.trickle);
-    if is_trickling { world.random.usize(1..=3) } else { BATCH_MAX }
+/// How many completions a pass yields at most, where so many operations may go on.
+fn batch_len(world: &mut World, ready: usize) -> usize {
+    if ready < 2 || !world.chance(world.faults.trickle) {
+        return BATCH_MAX;
+    }
+    let len = 1 + world.decisions.index(3);
+    world.counts.trickled += u64::from(len < ready);
+    len
 }
 
 /// An outcome, and whether it is the last of its operation; `None` where it goes on.
 type Step = Option<(Outcome, bool)>;
 
 impl Slot {
+    pub(super) fn new(id: Id) -> Self {
+        let (outstanding, entered, flight) = (Ops::NONE, Ops::NONE, Flight::default());
+        let (denied, cancelled, cancel_time) = (Ops::NONE, Ops::NONE, 0);
+        Self { id, outstanding, entered, denied, cancelled, cancel_time, flight }
+    }
+
+    /// Whether an operation ends although nothing has come of it.
+    fn is_ending(&self, world: &World, op: Op) -> bool {
+        self.denied.has(op) || self.is_cancelled(world, op)
+    }
+
+    fn is_cancelled(&self, world: &World, op: Op) -> bool {
+        self.cancelled.has(op) && self.cancel_time <= world.now()
+    }
+
+    /// The kernel has got to an operation.
+    pub(super) fn enter(&mut self, op: Op, is_denied: bool) {
+        self.entered.insert(op);
+        if is_denied {
+            self.denied.insert(op);
+        }
+    }
+
+    fn remove(&mut self, op: Op) {
+        for ops in [&mut self.outstanding, &mut self.entered, &mut self.denied, &mut self.cancelled]
+        {
+            ops.remove(op);
+        }
+    }
+
+    /// The kernel denies an operation.
+    fn fail(&mut self, world: &mut World, op: Op) -> Step {
+        let errno = Errno(world.decisions.choose(&DENIALS));
+        world.note(self.id, Note::Denied(errno));
+        world.counts.denied += 1;
+        let outcome = match op {
+            Op::Accept => Outcome::AcceptFailed(errno),
+            Op::Connect => Outcome::ConnectFailed(errno),
+            Op::Receive => Outcome::ReceiveFailed(errno),
+            Op::Send => Outcome::SendFailed(errno, self.flight.land()),
+            Op::Cancel | Op::Wake => return None,
+        };
+        Some((outcome, true))
+    }
+
     fn accept(&self, world: &mut World, net: &Net) -> Step {
         if !world.can(self.id, Op::Accept) || self.loses(world, Op::Accept) {
             world.note(self.id, Note::Cancelled);
             return Some((Outcome::AcceptFailed(Errno::CANCELLED), true));
         }
         if world.chance(world.faults.accept_error) {
-            let errno = Errno(world.random.choice(ACCEPT_ERRORS).unwrap_or(libc::EMFILE));
+            world.counts.accept_errors += 1;
+            let errno = Errno(world.decisions.choose(&ACCEPT_ERRORS));
             world.note(self.id, Note::AcceptFailed(errno));
             return Some((Outcome::AcceptFailed(errno), true));
         }
@@ -98,7 +154,7 @@ impl Slot {
             return Some((Outcome::AcceptFailed(Errno(libc::EINVAL)), true));
         };
         world.note(client, Note::Accepted);
-        let last = world.chance(world.faults.disarm);
+        let last = world.disarms();
         let client = Endpoint::Sim(Loose::new(net.clone(), client));
         Some((Outcome::Accepted(client), last))
     }
@@ -132,9 +188,7 @@ impl Slot {
             world.note(self.id, note);
             return Some((error.map_or(Outcome::EndOfStream, Outcome::ReceiveFailed), true));
         }
-        let is_refused = world.chance(world.faults.no_buffers);
-        let chunk = pool.take().filter(|_| !is_refused);
-        let Some(mut chunk) = chunk else {
+        let Some(mut chunk) = take_buffer(world, pool) else {
             world.note(self.id, Note::NoBuffers);
             return Some((Outcome::NoBuffers, true));
         };
@@ -145,7 +199,7 @@ impl Slot {
         chunk.set_len(len);
         world.note(self.id, Note::Received(len));
         world.made_room(self.id);
-        let last = world.chance(world.faults.disarm);
+        let last = world.disarms();
         Some((Outcome::Received(chunk), last))
     }
 
@@ -179,7 +233,7 @@ impl Slot {
 
     /// Whether a cancel comes before what the operation could do as well.
     fn loses(&self, world: &mut World, op: Op) -> bool {
-        self.cancelled.has(op) && world.random.bool()
+        self.is_cancelled(world, op) && world.decisions.coin()
     }
 }
 
@@ -200,10 +254,40 @@ impl World {
     }
 
     /// So many bytes, or fewer, but at least one.
-    fn part(&mut self, len: usize) -> usize {
-        if self.chance(self.faults.partial) { self.random.usize(1..=len) } else { len }
+    pub(super) fn part(&mut self, len: usize) -> usize {
+        if len < 2 || !self.chance(self.faults.partial) {
+            return len;
+        }
+        let part = 1 + self.decisions.index(len);
+        self.counts.partial += u64::from(part < len);
+        part
+    }
+
+    /// Whether what could stay armed ends.
+    fn disarms(&mut self) -> bool {
+        let ends = self.chance(self.faults.disarm);
+        self.counts.disarmed += u64::from(ends);
+        ends
     }
 }
+
+/// A buffer to receive into, unless there is none or shall be none.
+fn take_buffer(world: &mut World, pool: &Pool) -> Option<Chunk> {
+    let count = pool.free_count();
+    if count > 0 && world.chance(world.faults.no_buffers) {
+        world.counts.no_buffers += 1;
+        return None;
+    }
+    if count < 2 || !world.chance(world.faults.odd_buffer) {
+        return pool.take();
+    }
+    let at = world.decisions.index(count);
+    world.counts.odd_buffers += u64::from(at < count - 1);
+    pool.take_any(at)
+}
+
+/// With what the kernel denies an operation.
+const DENIALS: [i32; 4] = [libc::EPERM, libc::EACCES, libc::ENOMEM, libc::EINVAL];
 
 /// With how an accept fails that may be tried again.
 const ACCEPT_ERRORS: [i32; 3] = [libc::EMFILE, libc::ENFILE, libc::ECONNABORTED];

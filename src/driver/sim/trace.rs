@@ -29,6 +29,7 @@ pub(super) enum Note {
     ReceiveFailed(Errno),
     NoBuffers,
     Cancelled,
+    Denied(Errno),
     Shut,
     Reset,
     WasReset,
@@ -65,6 +66,7 @@ impl Note {
             Self::WasReset => (22, 0),
             Self::Closed => (23, 0),
             Self::Lost => (24, 0),
+            Self::Denied(number) => (25, errno(number)),
         }
     }
 }
@@ -91,6 +93,7 @@ impl fmt::Display for Note {
             Self::ReceiveFailed(errno) => write!(f, "cannot receive: {errno}"),
             Self::NoBuffers => f.write_str("has no buffer to receive into"),
             Self::Cancelled => f.write_str("has an operation cancelled"),
+            Self::Denied(errno) => write!(f, "has an operation denied: {errno}"),
             Self::Shut => f.write_str("ends its stream"),
             Self::Reset => f.write_str("resets"),
             Self::WasReset => f.write_str("was reset"),

@@ -27,10 +27,13 @@ impl World {
             return self.knock_again(id, attempt);
         }
         let listener = self.listeners.get(&peer).copied();
-        let listener = listener.filter(|_| !self.chance(self.faults.refuse));
         let Some(listener) = listener else {
             return self.settle(id, Errno(libc::ECONNREFUSED));
         };
+        if self.chance(self.faults.refuse) {
+            self.counts.refused += 1;
+            return self.settle(id, Errno(libc::ECONNREFUSED));
+        }
         let has_room = self.sockets.get(&listener).is_some_and(|socket| match &socket.role {
             Role::Listener { queue, capacity, .. } => queue.len() < *capacity,
             Role::Fresh | Role::Connecting { .. } | Role::Stream(_) => false,
@@ -150,7 +153,7 @@ impl World {
         self.note(id, Note::Reset);
         let Some(stream) = self.stream(id) else { return };
         let left = stream.outbox.len();
-        let left = self.random.usize(0..=left);
+        let left = self.decisions.index(left + 1);
         if let Some(stream) = self.stream_mut(id) {
             stream.is_dead = true;
             stream.outbox.truncate(left);
@@ -188,6 +191,7 @@ impl World {
                 return;
             }
             if is_data && self.chance(self.faults.reset) {
+                self.counts.resets += 1;
                 self.on_reset(id);
                 self.on_reset(other);
                 self.bury(other);
@@ -205,8 +209,6 @@ impl World {
     /// Carries the first piece of data to the peer; whether there may be more to do.
     fn carry(&mut self, id: Id, other: Id) -> bool {
         let now = self.now();
-        let is_split = self.chance(self.faults.partial);
-        let cut = self.random.usize(..);
         let Some(target) = self.sockets.get(&other) else {
             // It had seen the end of this stream, so this cannot be but after a reset.
             self.on_reset(id);
@@ -226,6 +228,8 @@ impl World {
             return true;
         }
         let room = capacity.saturating_sub(receiver.inbox.len());
+        let len = self.part(room.min(self.first_len(id)));
+        let turned = self.turned_bit(len);
         let Some(sender) = self.stream_mut(id) else { return false };
         if room == 0 && sender.is_dead {
             // A reset waits for no room; what is before it is lost.
@@ -236,11 +240,10 @@ impl World {
         else {
             return false;
         };
-        let mut len = room.min(bytes.len());
-        if is_split && len > 1 {
-            len = 1 + cut % len;
+        let mut piece: Vec<u8> = bytes.drain(..len).collect();
+        if let Some((position, bit)) = turned {
+            piece[position] ^= bit;
         }
-        let piece: Vec<u8> = bytes.drain(..len).collect();
         let is_whole = bytes.is_empty();
         if !is_whole && len < room {
             *time = now + 1;
@@ -264,6 +267,23 @@ impl World {
         }
         // What a reset comes behind must not wait for room.
         is_whole || is_dead
+    }
+
+    /// How long the piece of data is that a socket sends next.
+    fn first_len(&self, id: Id) -> usize {
+        match self.stream(id).and_then(|stream| stream.outbox.front()) {
+            Some(Segment { content: Content::Data(bytes), .. }) => bytes.len(),
+            _ => 0,
+        }
+    }
+
+    /// Which byte of so many arrives wrong, and the bit of it that is turned over.
+    fn turned_bit(&mut self, len: usize) -> Option<(usize, u8)> {
+        if len == 0 || !self.chance(self.faults.corrupt) {
+            return None;
+        }
+        self.counts.corrupted += 1;
+        Some((self.decisions.index(len), 1 << self.decisions.below(8)))
     }
 
     /// The end of a stream, or a reset, reaches the peer; whether there may be more to do.

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use fastrand::Rng;
-
+use super::counts::SimCounts;
+use super::decisions::Decisions;
 use super::faults::SimFaults;
 use super::socket::{Role, Socket};
 use super::trace::{Note, Trace};
-use crate::clock::ManualClock;
+use crate::clock::{HostClock, ManualClock, TRUE_RATE};
 
 /// Names a socket of the world; never given out twice.
 pub(super) type Id = u64;
@@ -22,7 +22,8 @@ pub(super) type Id = u64;
 #[derive(Debug)]
 pub(crate) struct World {
     clock: ManualClock,
-    pub(super) random: Rng,
+    pub(super) decisions: Decisions,
+    pub(super) counts: SimCounts,
     pub(super) faults: SimFaults,
     hosts: Vec<Host>,
     /// One for each driver.
@@ -44,6 +45,8 @@ struct Host {
     is_down: bool,
     is_paused: bool,
     port: u16,
+    /// By how many millionths of the time in the world its clock goes on.
+    rate: u32,
 }
 
 #[derive(Debug)]
@@ -53,6 +56,8 @@ struct Node {
     is_stirred: bool,
     /// Whether it went with its host.
     is_lost: bool,
+    /// Operations that its driver has been asked for and that are not over.
+    operations: usize,
 }
 
 /// What comes about by itself.
@@ -64,13 +69,16 @@ pub(super) enum Happening {
     Knock(Id, u32),
     /// The answer to an attempt reaches who made it.
     Answer(Id),
+    /// A node has something to do.
+    Stir(usize),
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(decisions: Decisions) -> Self {
         Self {
             clock: ManualClock::new(),
-            random: Rng::with_seed(seed),
+            decisions,
+            counts: SimCounts::default(),
             faults: SimFaults::none(),
             hosts: Vec::new(),
             nodes: Vec::new(),
@@ -92,8 +100,12 @@ impl World {
         nanos(self.clock.elapsed())
     }
 
-    pub(crate) const fn random(&mut self) -> &mut Rng {
-        &mut self.random
+    pub(crate) const fn decisions(&mut self) -> &mut Decisions {
+        &mut self.decisions
+    }
+
+    pub(crate) const fn counts(&self) -> SimCounts {
+        self.counts
     }
 
     pub(crate) fn set_faults(&mut self, faults: SimFaults) {
@@ -130,7 +142,10 @@ impl World {
     /// The host with that address, which is made when there is none.
     pub(crate) fn host(&mut self, ip: IpAddr) -> usize {
         self.find_host(ip).unwrap_or_else(|| {
-            self.hosts.push(Host { ip, is_down: false, is_paused: false, port: PORT_FIRST });
+            let drift = u64::from(self.faults.drift);
+            let millionths = u64::from(TRUE_RATE) - drift + self.decisions.below(2 * drift + 1);
+            let rate = u32::try_from(millionths).unwrap_or(TRUE_RATE);
+            self.hosts.push(Host { ip, is_down: false, is_paused: false, port: PORT_FIRST, rate });
             self.hosts.len() - 1
         })
     }
@@ -143,12 +158,17 @@ impl World {
         self.hosts[host].ip
     }
 
+    /// The clock of a host.
+    pub(crate) fn clock_of(&self, host: usize) -> HostClock {
+        HostClock::new(self.clock.clone(), self.hosts[host].rate)
+    }
+
     pub(super) fn is_down(&self, host: usize) -> bool {
         self.hosts[host].is_down
     }
 
     pub(super) fn add_node(&mut self, host: usize) -> usize {
-        self.nodes.push(Node { host, is_stirred: true, is_lost: false });
+        self.nodes.push(Node { host, is_stirred: true, is_lost: false, operations: 0 });
         self.nodes.len() - 1
     }
 
@@ -181,7 +201,24 @@ impl World {
         }
     }
 
+    /// Says that a node's driver was asked for an operation.
+    pub(super) fn begin(&mut self, node: usize) {
+        self.nodes[node].operations += 1;
+        self.stir(Some(node));
+    }
+
+    /// Says that so many operations of a node are over.
+    pub(super) fn finish(&mut self, node: usize, count: usize) {
+        self.nodes[node].operations -= count;
+    }
+
+    /// Operations that are not over, of programs that are there.
+    pub(crate) fn operation_count(&self) -> usize {
+        self.nodes.iter().map(|node| node.operations).sum()
+    }
+
     pub(crate) fn pause(&mut self, host: usize, is_paused: bool) {
+        self.counts.pauses += u64::from(is_paused && !self.hosts[host].is_paused);
         self.hosts[host].is_paused = is_paused;
         let ip = self.hosts[host].ip;
         self.write(&format!("{ip} {}", if is_paused { "is paused" } else { "goes on" }));
@@ -190,6 +227,7 @@ impl World {
     /// The host is gone, with all that it knew. Its peers are told nothing.
     pub(crate) fn crash(&mut self, host: usize) {
         self.hosts[host].is_down = true;
+        self.counts.crashes += 1;
         let ip = self.hosts[host].ip;
         self.write(&format!("{ip} crashes"));
         self.listeners.retain(|address, _| address.ip() != ip);
@@ -218,6 +256,7 @@ impl World {
     pub(crate) fn shut(&mut self, from: usize, to: usize, until: u64) {
         let (source, target) = (self.hosts[from].ip, self.hosts[to].ip);
         self.write(&format!("nothing passes from {source} to {target}"));
+        self.counts.shut_links += 1;
         self.shut.insert((from, to), until);
     }
 
@@ -260,16 +299,17 @@ impl World {
 
     /// Whether something happens that has a chance of so many ten-thousandths.
     pub(super) fn chance(&mut self, chance: u32) -> bool {
-        chance > 0 && self.random.u32(0..10_000) < chance
+        self.decisions.chance(chance)
     }
 
     /// How long the next piece of data is on its way.
     pub(super) fn delay(&mut self) -> u64 {
-        self.random.u64(self.faults.delay_min..=self.faults.delay_max)
+        self.decisions.between(self.faults.delay_min, self.faults.delay_max)
     }
 
     pub(super) fn capacity(&mut self) -> usize {
-        self.random.usize(self.faults.buffer_min..=self.faults.buffer_max)
+        let extra = self.faults.buffer_max - self.faults.buffer_min;
+        self.faults.buffer_min + self.decisions.index(extra.saturating_add(1))
     }
 
     pub(super) fn plan(&mut self, delay: u64, happening: Happening) {
@@ -300,6 +340,7 @@ impl World {
                 Happening::Deliver(id) => self.deliver(id),
                 Happening::Knock(id, attempt) => self.knock(id, attempt),
                 Happening::Answer(id) => self.answer(id),
+                Happening::Stir(node) => self.stir(Some(node)),
             }
         }
         self.set_time(until);
@@ -319,7 +360,7 @@ impl World {
         match &mut socket.role {
             Role::Stream(stream) => {
                 // Some of what was sent had left already.
-                let left = self.random.usize(0..=stream.outbox.len());
+                let left = self.decisions.index(stream.outbox.len() + 1);
                 stream.outbox.truncate(left);
             }
             Role::Fresh | Role::Listener { .. } | Role::Connecting { .. } => {
