@@ -188,7 +188,7 @@ impl SimNet {
     }
 
     /// Goes on by one step: one of the programs that have something to do makes a turn, or else
-    /// time jumps to when the next one has, or something arrives. `false` when nothing is ever
+    /// time jumps to when the next one has. `false` when nothing is ever
     /// going to happen.
     ///
     /// A program that is not among those given stands still, as if its host were paused.
@@ -217,11 +217,16 @@ impl SimNet {
     }
 
     fn step_until(&self, programs: &mut [&mut dyn SimProgram], end: u64) -> Result<bool, RunError> {
-        let dues: Vec<Option<Duration>> = programs.iter().map(|program| program.due()).collect();
-        let ready: Vec<usize> =
-            (0..dues.len()).filter(|at| dues[*at] == Some(Duration::ZERO)).collect();
+        let (mut ready, mut due) = (Vec::new(), None);
+        for (at, program) in programs.iter().enumerate() {
+            match program.due() {
+                Some(Duration::ZERO) => ready.push(at),
+                Some(span) => due = Some(due.map_or(span, |least: Duration| least.min(span))),
+                None => {}
+            }
+        }
         if ready.is_empty() {
-            return Ok(self.jump(dues.into_iter().flatten().min(), end));
+            return Ok(self.jump(due, end));
         }
         let chosen = self.net.lock().decisions().choose(&ready);
         programs[chosen].turn()?;
@@ -233,18 +238,24 @@ impl SimNet {
         Ok(true)
     }
 
-    /// Lets time pass until something happens, a program is due, or the end has come.
+    /// Lets time pass until a program has something to do, or the end has come.
     fn jump(&self, due: Option<Duration>, end: u64) -> bool {
         let mut world = self.net.lock();
         let now = world.now();
         let due = due.map(|due| now.saturating_add(nanos(due)));
-        let next = [world.next_time(), due].into_iter().flatten().min();
-        let target = next.unwrap_or(end).min(end);
-        if target == u64::MAX {
-            return false;
+        let due = due.unwrap_or(u64::MAX).min(end);
+        let mut has_passed = false;
+        loop {
+            let target = world.next_time().unwrap_or(u64::MAX).min(due);
+            if target == u64::MAX {
+                return has_passed;
+            }
+            world.advance(target);
+            has_passed = true;
+            if target == due || world.has_stirred() {
+                return true;
+            }
         }
-        world.advance(target);
-        true
     }
 }
 

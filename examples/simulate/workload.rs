@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use uring_netlib::sim::{SimCounts, SimFaults, SimHost, SimNet, SimNode, SimProgram};
-use uring_netlib::{Delivery, Handle};
+use uring_netlib::{Delivery, Handle, RunError};
 
 use crate::oracle::{Kind, Oracle, Side};
 use crate::programs::{Bounds, Program, start};
@@ -33,13 +33,30 @@ pub(crate) struct Breach {
     pub(crate) at: Duration,
 }
 
+/// A program, and whether it did anything since it was looked at.
+struct Runner {
+    node: SimNode<Program>,
+    has_moved: bool,
+}
+
+impl SimProgram for Runner {
+    fn turn(&mut self) -> Result<(), RunError> {
+        self.has_moved = true;
+        self.node.turn()
+    }
+
+    fn due(&self) -> Option<Duration> {
+        self.node.due()
+    }
+}
+
 /// A seed's world in progress.
 pub(crate) struct World {
     pub(crate) sim: SimNet,
     oracle: Rc<RefCell<Oracle>>,
     bounds: Bounds,
     hosts: Vec<SimHost>,
-    nodes: Vec<SimNode<Program>>,
+    runners: Vec<Runner>,
     body_max: u64,
     connections: u32,
     /// Things that are done before the faults are over.
@@ -79,18 +96,19 @@ impl World {
         };
         let sim = SimNet::new(seed);
         let actions = 100 + sim.random(200);
-        Self::build(sim, kind, seed, actions)
+        Self::build(sim, (kind, seed), actions, [0, 20, 200, 3000])
     }
 
     /// A shorter workload that bytes decide, a fuzzer's.
     pub(crate) fn from_decisions(bytes: &[u8]) -> Self {
         let sim = SimNet::from_decisions(bytes);
         let kind = [Kind::Calm, Kind::Wild, Kind::Wild, Kind::Corrupt][draw(&sim, 4)];
-        let (swarm, actions) = (sim.random(1 << 16), 20 + sim.random(40));
-        Self::build(sim, kind, swarm, actions)
+        let (swarm, actions) = (sim.random(1 << 16), 5 + sim.random(25));
+        Self::build(sim, (kind, swarm), actions, [0, 20, 100, 300])
     }
 
-    fn build(sim: SimNet, kind: Kind, swarm: u64, actions: u64) -> Self {
+    /// A world of so many actions, and bodies of one of those lengths at most.
+    fn build(sim: SimNet, (kind, swarm): (Kind, u64), actions: u64, bodies: [u64; 4]) -> Self {
         let calm_delay = Duration::from_micros(10)..Duration::from_millis(1);
         sim.set_faults(match kind {
             Kind::Calm => SimFaults::benign().delay(calm_delay).buffers(512..=64 << 10),
@@ -112,7 +130,7 @@ impl World {
                 _ => Delivery::default(),
             },
         };
-        let body_max = of(&[0, 20, 200, 3000]);
+        let body_max = of(&bodies);
         let hosts: Vec<SimHost> = (1..=2 + sim.random(3))
             .map(|last| sim.host([10, 0, 0, u8::try_from(last).unwrap_or(9)]))
             .collect();
@@ -122,7 +140,7 @@ impl World {
             oracle: Rc::new(RefCell::new(oracle)),
             bounds,
             hosts,
-            nodes: Vec::new(),
+            runners: Vec::new(),
             body_max,
             connections: 0,
             actions,
@@ -132,14 +150,14 @@ impl World {
             has_crashed: false,
         };
         for index in 0..world.hosts.len() {
-            let node = world.program(index);
-            world.nodes.push(node);
+            let runner = world.program(index);
+            world.runners.push(runner);
         }
         world
     }
 
     /// A new program for a host.
-    fn program(&mut self, host: usize) -> SimNode<Program> {
+    fn program(&mut self, host: usize) -> Runner {
         self.programs += 1;
         let program = Program {
             number: self.programs,
@@ -153,7 +171,7 @@ impl World {
             listener: None,
             begun: BTreeMap::new(),
         };
-        start(program, self.bounds)
+        Runner { node: start(program, self.bounds), has_moved: true }
     }
 
     /// Goes through all phases of the workload.
@@ -200,11 +218,13 @@ impl World {
     fn step(&mut self) -> Result<bool, Breach> {
         self.steps += 1;
         let mut programs: Vec<&mut dyn SimProgram> =
-            self.nodes.iter_mut().map(|node| node as &mut dyn SimProgram).collect();
+            self.runners.iter_mut().map(|runner| runner as &mut dyn SimProgram).collect();
         let stepped = self.sim.step(&mut programs);
-        for SimNode { net, app } in &mut self.nodes {
-            app.check(net, self.bounds);
-            app.serve(net);
+        for Runner { node: SimNode { net, app }, has_moved } in &mut self.runners {
+            if std::mem::take(has_moved) {
+                app.check(net, self.bounds);
+                app.serve(net);
+            }
         }
         let broken = self.oracle.borrow_mut().breach.take();
         if let Some(text) = broken {
@@ -223,8 +243,9 @@ impl World {
 
     /// Something that a program does, or that is done to the network.
     fn act(&mut self) {
-        let index = draw(&self.sim, self.nodes.len());
-        let SimNode { net, app } = &mut self.nodes[index];
+        let index = draw(&self.sim, self.runners.len());
+        let Runner { node: SimNode { net, app }, has_moved } = &mut self.runners[index];
+        *has_moved = true;
         match self.sim.random(if self.kind == Kind::Calm { 90 } else { 100 }) {
             0..=14 if app.side == Side::Client => {
                 app.connect(net, self.connections);
@@ -254,18 +275,18 @@ impl World {
     fn crash(&mut self, index: usize) {
         self.has_crashed = true;
         self.hosts[index].crash();
-        self.oracle.borrow_mut().on_crash(self.nodes[index].app.number);
+        self.oracle.borrow_mut().on_crash(self.runners[index].node.app.number);
         self.hosts[index].restart();
-        self.nodes[index] = self.program(index);
+        self.runners[index] = self.program(index);
     }
 
     /// A program ends in the middle of what it does, and another one takes its place.
     fn kill(&mut self, index: usize) {
         self.sim.note("a program is killed");
-        self.oracle.borrow_mut().on_crash(self.nodes[index].app.number);
-        drop(self.nodes.remove(index));
+        self.oracle.borrow_mut().on_crash(self.runners[index].node.app.number);
+        drop(self.runners.remove(index));
         let next = self.program(index);
-        self.nodes.insert(index, next);
+        self.runners.insert(index, next);
     }
 
     /// Ends all faults, and all that would keep anything back.
@@ -274,14 +295,14 @@ impl World {
         self.sim.set_faults(SimFaults::none());
         self.sim.heal();
         self.hosts.iter().for_each(SimHost::resume);
-        for SimNode { net, app } in &mut self.nodes {
+        for Runner { node: SimNode { net, app }, .. } in &mut self.runners {
             app.quieten(net);
         }
     }
 
     fn close_all(&mut self) {
         self.sim.note("everything is closed");
-        for SimNode { net, app } in &mut self.nodes {
+        for Runner { node: SimNode { net, app }, .. } in &mut self.runners {
             let open: Vec<Handle> = self.oracle.borrow().open(app.number).collect();
             for handle in open {
                 app.close(net, handle);
@@ -292,7 +313,7 @@ impl World {
     /// Nothing is open any more but the server's listener.
     fn expect_nothing_left(&self) -> Result<(), Breach> {
         self.oracle.borrow_mut().expect_all_over();
-        for SimNode { net, app } in &self.nodes {
+        for Runner { node: SimNode { net, app }, .. } in &self.runners {
             let stats = net.stats();
             let expected = u64::from(app.side == Side::Server);
             if stats.sockets != expected || stats.buffered_bytes != 0 {

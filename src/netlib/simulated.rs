@@ -13,7 +13,7 @@ impl<A> Netlib<A> {
     /// of a simulated network, see [`Options::sim`](crate::Options::sim); of another it is zero.
     pub fn due(&self) -> Option<Duration> {
         match &self.driver {
-            Auto::Sim(driver) => driver.due(self.wait_limit(Duration::MAX)),
+            Auto::Sim(driver) => driver.due(|| self.wait_limit(Duration::MAX)),
             Auto::Uring(_) | Auto::Epoll(_) => Some(Duration::ZERO),
         }
     }

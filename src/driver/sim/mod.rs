@@ -151,14 +151,15 @@ impl Sim {
 
     /// In how long the next turn has something to do, of what the loop above knows of and of what
     /// can happen by itself here; `None` for not before something else happens.
-    pub(crate) fn due(&self, due: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn due(&self, due: impl FnOnce() -> Option<Duration>) -> Option<Duration> {
         let world = self.net.lock();
         if !world.is_running(self.node) {
             return None;
         }
         let is_ready =
             world.is_stirred(self.node) || !self.settled.is_empty() || self.waker.is_signalled();
-        if is_ready { Some(Duration::ZERO) } else { due }
+        drop(world);
+        if is_ready { Some(Duration::ZERO) } else { due() }
     }
 
     fn start(&mut self, handle: Handle, op: Op, request: Request) {

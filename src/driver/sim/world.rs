@@ -191,6 +191,11 @@ impl World {
         self.nodes[node].is_stirred
     }
 
+    /// Whether a node has something to do that may do so.
+    pub(crate) fn has_stirred(&self) -> bool {
+        (0..self.nodes.len()).any(|node| self.is_stirred(node) && self.is_running(node))
+    }
+
     pub(super) fn calm(&mut self, node: usize) {
         self.nodes[node].is_stirred = false;
     }
