@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use uring_netlib::{CloseReason, Handle};
+use uring_netlib::{CloseReason, Errno, Handle};
 
 /// What the network of a seed may do, and so what its programs are held to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,6 +199,17 @@ impl Oracle {
                     flow.received
                 )
             });
+        }
+    }
+
+    /// A listener has ended. Its kernel may deny it to accept, but no client can end it.
+    pub(crate) fn on_listener_end(&mut self, reason: CloseReason) {
+        let is_denied = matches!(
+            reason,
+            CloseReason::Failed(Errno(libc::EPERM | libc::EACCES | libc::ENOMEM | libc::EINVAL))
+        );
+        if !is_denied {
+            self.break_rule(|| format!("listener: it ended as {reason}"));
         }
     }
 

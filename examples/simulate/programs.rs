@@ -79,7 +79,10 @@ fn on_event(app: &mut Program, net: &mut Netlib<Program>, handle: Handle, event:
             }
         }
         Event::Read(bytes) => app.cut(net, handle, bytes),
-        Event::Close(_) if app.listener == Some(handle) => app.listener = None,
+        Event::Close(reason) if app.listener == Some(handle) => {
+            oracle.borrow_mut().on_listener_end(reason);
+            app.listener = None;
+        }
         Event::Close(reason) => {
             oracle.borrow_mut().on_close(app.number, handle, app.side, reason);
         }
