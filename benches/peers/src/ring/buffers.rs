@@ -1,8 +1,9 @@
 //! Buffers that the kernel fills when bytes come, in a ring that it shares with us.
 //!
-//! The kernel takes them in order. The fewer there are, the sooner each comes round again, and so
-//! the warmer it is in the core's cache; the more, the longer the answers of a turn can stay in
-//! them. Nothing here is ever freed, for the kernel may write to it as long as the ring lives.
+//! The kernel takes them in order, and each is the warmer in the core's cache the sooner it comes
+//! round again. So the kernel is given few at a time, those first that came back last, and more
+//! only when they did not suffice. Nothing here is ever freed, for the kernel may write to it as
+//! long as the ring lives.
 
 use std::alloc::{self, Layout};
 use std::io;
@@ -20,19 +21,21 @@ pub(super) struct Buffers {
     memory: NonNull<u8>,
     count: u16,
     buffer_len: usize,
-    /// Behind the last buffer that was given back, and as far as the kernel was told.
+    /// Behind the last entry that the kernel was told of.
     tail: u16,
-    published: u16,
-    /// Buffers that the kernel has filled and that were not given back.
-    taken: u16,
+    /// Buffers that the kernel has, and how many it should have.
+    provided: u16,
+    provided_aim: u16,
+    /// Buffers that nobody has, the warmest last.
+    free: Vec<u16>,
 }
 
 impl Buffers {
-    /// `count` is a power of two.
+    /// `count` is a power of two; the kernel has `provided_aim` of them at first.
     pub(super) fn register(
         ring: &IoUring,
         group: u16,
-        count: u16,
+        (provided_aim, count): (u16, u16),
         buffer_len: usize,
     ) -> io::Result<Self> {
         assert!(count.is_power_of_two(), "the kernel wants a power of two");
@@ -41,40 +44,53 @@ impl Buffers {
         let address = entries.as_ptr() as u64;
         // SAFETY: `entries` is page-aligned memory for `count` entries, and is never freed.
         unsafe { ring.submitter().register_buf_ring_with_flags(address, count, group, 0) }?;
-        let (tail, published) = (0, 0);
-        let mut this = Self { entries, memory, count, buffer_len, tail, published, taken: count };
-        (0..count).for_each(|id| this.give_back(id));
-        this.publish();
-        Ok(this)
+        let (tail, provided, free) = (0, 0, (0..count).collect());
+        Ok(Self { entries, memory, count, buffer_len, tail, provided, provided_aim, free })
     }
 
     /// Notes that the kernel has filled a buffer.
-    pub(super) fn take(&mut self) {
-        self.taken += 1;
+    pub(super) const fn take(&mut self) {
+        self.provided -= 1;
     }
 
-    /// Puts a buffer at the end of the ring; the kernel sees it with the next [`publish`].
-    ///
-    /// [`publish`]: Self::publish
+    /// Notes that the kernel has found no buffer.
+    pub(super) fn ask_for_more(&mut self) {
+        self.provided_aim = (self.provided_aim * 2).min(self.count);
+    }
+
+    /// Ends the use of a buffer.
     pub(super) fn give_back(&mut self, id: u16) {
+        self.free.push(id);
+    }
+
+    /// Gives the kernel as many buffers as it should have. One store, however many they are.
+    pub(super) fn provide(&mut self) {
+        let before = self.tail;
+        while self.provided < self.provided_aim
+            && let Some(id) = self.free.pop()
+        {
+            self.write_entry(id);
+            self.tail = self.tail.wrapping_add(1);
+            self.provided += 1;
+        }
+        if self.tail != before {
+            self.store_tail();
+        }
+    }
+
+    fn write_entry(&mut self, id: u16) {
         let (address, slot) = (self.address(id), usize::from(self.tail & (self.count - 1)));
         // SAFETY: `slot` is below `count`, so the entry is inside of the memory of the entries.
         let mut entry = unsafe { self.entries.add(slot) };
         // SAFETY: the kernel reads entries only up to the tail that it was told, and this one is
-        // past it, as no more buffers are given back than there are; nobody else refers to it.
+        // past it, as it has no more buffers than there are; nobody else refers to it.
         let entry = unsafe { entry.as_mut() };
         entry.set_addr(address as u64);
         entry.set_len(u32::try_from(self.buffer_len).expect("buffers are some KiB"));
         entry.set_bid(id);
-        self.tail = self.tail.wrapping_add(1);
-        self.taken -= 1;
     }
 
-    /// Tells the kernel of all that was given back. One store, however many they are.
-    pub(super) fn publish(&mut self) {
-        if self.published == self.tail {
-            return;
-        }
+    fn store_tail(&self) {
         // SAFETY: `entries` is the address of the first entry.
         let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
         // SAFETY: the tail is an aligned u16 that lives as long as the entries; this side writes
@@ -82,7 +98,6 @@ impl Buffers {
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         // Release: the entries are written before the kernel sees the tail that covers them.
         tail.store(self.tail, Ordering::Release);
-        self.published = self.tail;
     }
 
     /// The first bytes of a buffer that was taken and not given back.
@@ -102,8 +117,8 @@ impl Buffers {
     }
 
     /// Whether so few buffers are left that none should be kept for long.
-    pub(super) const fn is_short(&self) -> bool {
-        self.taken > self.count / 2
+    pub(super) fn is_short(&self) -> bool {
+        self.free.len() < usize::from(self.count / 2)
     }
 }
 

@@ -2,10 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::mem;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-use crate::pdu::{HEADER_LEN, Whole};
+use crate::pdu::{self, HEADER_LEN, Whole};
+
+use super::requests::Gather;
 
 /// The two sizes of buffers that bytes come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,14 @@ pub(super) enum Flying {
         id: u16,
         len: usize,
     },
+    /// A PDU that was carried, and those behind it in a buffer.
+    Both {
+        carried: Vec<u8>,
+        group: Group,
+        id: u16,
+        range: Range<usize>,
+    },
+    /// Memory of the connection's own.
     Own {
         bytes: Vec<u8>,
         sent: usize,
@@ -57,6 +69,8 @@ pub(super) struct Connection {
     pub(super) fd: OwnedFd,
     pub(super) receiving: Receiving,
     pub(super) flying: Flying,
+    /// For [`Flying::Both`], from its first on.
+    pub(super) gather: Option<Box<Gather>>,
     /// The first bytes of a PDU whose last have not come, and then those behind them.
     pub(super) carry: Vec<u8>,
     /// Answers that wait for the one that flies.
@@ -76,6 +90,7 @@ impl Connection {
             fd,
             receiving: Receiving::Nothing,
             flying: Flying::Nothing,
+            gather: None,
             carry: Vec::new(),
             pending: Vec::new(),
             is_bulk: false,
@@ -87,7 +102,22 @@ impl Connection {
 
     /// Whether answers can go straight from the buffer they came in.
     pub(super) const fn is_idle(&self) -> bool {
-        self.carry.is_empty() && self.pending.is_empty() && matches!(self.flying, Flying::Nothing)
+        self.pending.is_empty() && matches!(self.flying, Flying::Nothing)
+    }
+
+    /// Adds to the PDU that is carried what it lacks, and returns how many bytes that took and
+    /// whether it is whole now.
+    pub(super) fn complete_carried(&mut self, bytes: &[u8]) -> io::Result<(usize, bool)> {
+        let mut used = 0;
+        // The header first, for it tells the rest.
+        for _ in 0..2 {
+            let target = pdu::pdu_len(&self.carry)?.unwrap_or(HEADER_LEN);
+            let lacking = &bytes[used..];
+            let lacking = &lacking[..lacking.len().min(target - self.carry.len())];
+            self.carry.extend_from_slice(lacking);
+            used += lacking.len();
+        }
+        Ok((used, pdu::pdu_len(&self.carry)? == Some(self.carry.len())))
     }
 
     /// Moves the whole PDUs of `carry` to what waits to be sent.

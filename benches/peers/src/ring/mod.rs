@@ -20,6 +20,7 @@ use std::mem;
 use io_uring::cqueue;
 use slab::Slab;
 
+use crate::pdu::Whole;
 use crate::{is_of_client, listening, pdu};
 
 use buffers::Buffers;
@@ -61,7 +62,7 @@ impl Ring {
                     Op::Other => {}
                 }
             }
-            // The buffers of the turn's answers are back by the time that these are submitted.
+            // By the time that these are submitted the kernel has more buffers.
             for slot in mem::take(&mut self.starved) {
                 self.arm(slot)?;
             }
@@ -112,42 +113,99 @@ impl Ring {
 
     /// Answers what has come, or keeps it until more has.
     fn on_bytes(&mut self, slot: usize, group: Group, id: u16, len: usize) -> io::Result<()> {
+        let connection = &self.connections[slot];
+        let answered = if connection.is_broken || len == 0 {
+            self.requests.buffers_mut(group).give_back(id);
+            return Ok(());
+        } else if connection.is_idle() {
+            self.answer_from_buffer(slot, group, id, len)?
+        } else {
+            self.answer_later(slot, group, id, len)
+        };
+        match answered {
+            Ok(next_len) => self.connections[slot].learn(group, len, next_len),
+            Err(_) => return self.break_off(slot),
+        }
+        self.leave_multishot(slot)
+    }
+
+    /// Sends the whole PDUs of a buffer as they are, after the one that they complete. Returns
+    /// what is known of the length of the next, or the error of a PDU.
+    fn answer_from_buffer(
+        &mut self,
+        slot: usize,
+        group: Group,
+        id: u16,
+        len: usize,
+    ) -> io::Result<io::Result<usize>> {
         let connection = &mut self.connections[slot];
         let buffers = self.requests.buffers_mut(group);
         let bytes = buffers.bytes(id, len);
-        if connection.is_broken || len == 0 {
-            buffers.give_back(id);
-            return Ok(());
-        }
-        let is_direct = connection.is_idle();
-        if !is_direct {
-            connection.carry.extend_from_slice(bytes);
-        }
-        let found = pdu::whole(if is_direct { bytes } else { &connection.carry });
-        let Ok(whole) = found else {
-            buffers.give_back(id);
-            return self.break_off(slot);
+        let completed = match connection.carry.is_empty() {
+            true => Ok((0, false)),
+            false => connection.complete_carried(bytes),
         };
-        connection.learn(group, len, whole.next_len);
-        let begun = len.saturating_sub(whole.len);
-        if is_direct && begun == len && fits_in_place(buffers, group, len, whole.next_len) {
-            connection.receiving = Receiving::InPlace { id, filled: len, len: whole.next_len };
-            return self.requests.receive_in_place(slot, connection);
-        }
-        if is_direct && begun > 0 {
-            make_room(&mut self.spare, &mut connection.carry, whole.next_len);
-            connection.carry.extend_from_slice(&bytes[whole.len..]);
-        } else if !is_direct && whole.len > 0 {
-            connection.queue_carried(whole);
-        }
-        if is_direct && whole.len > 0 {
-            connection.flying = Flying::Buffer { group, id, len: whole.len };
-            self.requests.send(slot, connection)?;
-        } else {
+        let found = completed.and_then(|(used, is_whole)| {
+            pdu::whole(&bytes[used..]).map(|whole| (used, is_whole, whole))
+        });
+        let (used, is_whole, Whole { len: whole_len, next_len }) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                buffers.give_back(id);
+                return Ok(Err(error));
+            }
+        };
+        if !connection.carry.is_empty() && !is_whole {
+            let known = pdu::pdu_len(&connection.carry).ok().flatten();
             buffers.give_back(id);
-            self.send_pending(slot)?;
+            return Ok(Ok(known.unwrap_or(pdu::HEADER_LEN)));
         }
-        self.leave_multishot(slot)
+        let carried = mem::take(&mut connection.carry);
+        pdu::count_served(u64::from(is_whole));
+        let whole = used..used + whole_len;
+        let begun = &bytes[whole.end..];
+        if whole.end == 0 && fits_in_place(buffers, group, len, next_len) {
+            connection.receiving = Receiving::InPlace { id, filled: len, len: next_len };
+            self.requests.receive_in_place(slot, connection)?;
+            return Ok(Ok(next_len));
+        }
+        if !begun.is_empty() {
+            make_room(&mut self.spare, &mut connection.carry, next_len);
+            connection.carry.extend_from_slice(begun);
+        }
+        connection.flying = match (carried.is_empty(), whole.is_empty()) {
+            (true, true) => {
+                buffers.give_back(id);
+                return Ok(Ok(next_len));
+            }
+            (true, false) => Flying::Buffer { group, id, len: whole.end },
+            (false, true) => {
+                buffers.give_back(id);
+                Flying::Own { bytes: carried, sent: 0 }
+            }
+            (false, false) => Flying::Both { carried, group, id, range: whole },
+        };
+        self.requests.send(slot, connection)?;
+        Ok(Ok(next_len))
+    }
+
+    /// Keeps what has come while answers fly. Returns as [`answer_from_buffer`] does.
+    ///
+    /// [`answer_from_buffer`]: Self::answer_from_buffer
+    fn answer_later(
+        &mut self,
+        slot: usize,
+        group: Group,
+        id: u16,
+        len: usize,
+    ) -> io::Result<usize> {
+        let connection = &mut self.connections[slot];
+        let buffers = self.requests.buffers_mut(group);
+        connection.carry.extend_from_slice(buffers.bytes(id, len));
+        buffers.give_back(id);
+        let whole = pdu::whole(&connection.carry)?;
+        connection.queue_carried(whole);
+        Ok(whole.next_len)
     }
 
     /// Ends the multishot receive of a connection that is better off without.
@@ -201,6 +259,9 @@ impl Ring {
     fn on_end(&mut self, slot: usize, result: i32) -> io::Result<()> {
         match -result {
             libc::ENOBUFS => {
+                let is_bulk = self.connections[slot].is_bulk;
+                let group = if is_bulk { Group::Bulk } else { Group::Small };
+                self.requests.buffers_mut(group).ask_for_more();
                 self.starved.push(slot);
                 return Ok(());
             }
@@ -259,6 +320,18 @@ impl Ring {
                     sent: 0,
                 });
                 buffers.give_back(id);
+                rest
+            }
+            (Flying::Both { carried, group, id, range }, count) => {
+                let buffers = self.requests.buffers_mut(group);
+                let len = carried.len() + range.len();
+                let rest = count.filter(|count| *count < len).map(|count| {
+                    let rest = &buffers.bytes(id, range.end)[range.start..];
+                    let unsent = [&carried[..], rest].concat().split_off(count);
+                    Flying::Own { bytes: unsent, sent: 0 }
+                });
+                buffers.give_back(id);
+                keep(&mut self.spare, carried);
                 rest
             }
             (Flying::Own { bytes, sent }, Some(count)) if sent + count < bytes.len() => {

@@ -4,9 +4,9 @@
 //! where it is, untouched, until its completion: a connection is removed only when the kernel has
 //! nothing of it, and until then neither its `flying` nor its `carry` changes under a request.
 
-use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::{fmt, io, mem};
 
 use io_uring::types::Fd;
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
@@ -45,6 +45,38 @@ pub(super) struct Requests {
     wait_flags: EnterFlags,
 }
 
+/// Where the two parts of a message are. It has its place on the heap, as the kernel reads it.
+pub(super) struct Gather {
+    message: libc::msghdr,
+    parts: [libc::iovec; 2],
+}
+
+impl Gather {
+    fn set(self: &mut Box<Self>, parts: [&[u8]; 2]) -> *const libc::msghdr {
+        self.parts = parts.map(|part| libc::iovec {
+            // It is only read.
+            iov_base: part.as_ptr().cast_mut().cast(),
+            iov_len: part.len(),
+        });
+        self.message.msg_iov = self.parts.as_mut_ptr();
+        self.message.msg_iovlen = self.parts.len();
+        &raw const self.message
+    }
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        // SAFETY: all of it is integers and pointers, for which zero is a value.
+        unsafe { mem::zeroed() }
+    }
+}
+
+impl fmt::Debug for Gather {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gather")
+    }
+}
+
 impl Requests {
     pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
         let ring = IoUring::builder()
@@ -55,8 +87,8 @@ impl Requests {
             .setup_no_sqarray()
             .setup_cqsize(COMPLETIONS_MAX)
             .build(REQUESTS_MAX)?;
-        let small = Buffers::register(&ring, group_id(Group::Small), SMALL_COUNT, SMALL_LEN)?;
-        let bulk = Buffers::register(&ring, group_id(Group::Bulk), BULK_COUNT, BULK_LEN)?;
+        let small = Buffers::register(&ring, group_id(Group::Small), SMALL_COUNTS, SMALL_LEN)?;
+        let bulk = Buffers::register(&ring, group_id(Group::Bulk), BULK_COUNTS, BULK_LEN)?;
         // A wait for clients is not one for a disk, and need not be accounted as such.
         let mut wait_flags = EnterFlags::GETEVENTS;
         wait_flags.set(EnterFlags::NO_IOWAIT, ring.params().is_feature_no_iowait());
@@ -65,8 +97,8 @@ impl Requests {
 
     /// Submits all that was asked for, waits for completions, and appends them.
     pub(super) fn wait(&mut self, completions: &mut Vec<cqueue::Entry>) -> io::Result<()> {
-        self.small.publish();
-        self.bulk.publish();
+        self.small.provide();
+        self.bulk.provide();
         let queued = u32::try_from(self.ring.submission().len()).expect("the queue is short");
         let flags = self.wait_flags.bits();
         // SAFETY: there are `queued` requests, and no argument that the flags would promise.
@@ -161,8 +193,9 @@ impl Requests {
 
     /// Sends what flies. A buffer of the kernel's is sent as far as the socket takes it at once,
     /// as others wait for it; memory of the connection's own is sent to the end.
-    pub(super) fn send(&mut self, slot: usize, connection: &Connection) -> io::Result<()> {
+    pub(super) fn send(&mut self, slot: usize, connection: &mut Connection) -> io::Result<()> {
         let (bytes, flags) = match &connection.flying {
+            Flying::Both { .. } => return self.send_both(slot, connection),
             Flying::Buffer { group, id, len } => {
                 (self.buffers_mut(*group).bytes(*id, *len), libc::MSG_DONTWAIT)
             }
@@ -172,6 +205,19 @@ impl Requests {
         let fd = Fd(connection.fd.as_raw_fd());
         let entry = opcode::Send::new(fd, bytes.as_ptr(), short(bytes.len()))
             .flags(flags | libc::MSG_NOSIGNAL)
+            .build();
+        self.push(Op::Send, slot, entry)
+    }
+
+    fn send_both(&mut self, slot: usize, connection: &mut Connection) -> io::Result<()> {
+        let Flying::Both { carried, group, id, range } = &connection.flying else {
+            unreachable!("both fly");
+        };
+        let rest = &self.buffers_mut(*group).bytes(*id, range.end)[range.start..];
+        let gather = connection.gather.get_or_insert_default();
+        let message = gather.set([carried, rest]);
+        let entry = opcode::SendMsg::new(Fd(connection.fd.as_raw_fd()), message)
+            .flags(SEND_AT_ONCE)
             .build();
         self.push(Op::Send, slot, entry)
     }
@@ -232,8 +278,9 @@ fn short(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
+const SEND_AT_ONCE: u32 = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).cast_unsigned();
 const REQUESTS_MAX: u32 = 512;
 const COMPLETIONS_MAX: u32 = 4096;
-/// More than the answers of a turn; few enough to stay in the core's cache.
-const SMALL_COUNT: u16 = 128;
-const BULK_COUNT: u16 = 16;
+/// Buffers that the kernel has at first, some more than it fills in a turn, and all there are.
+const SMALL_COUNTS: (u16, u16) = (32, 256);
+const BULK_COUNTS: (u16, u16) = (4, 64);
