@@ -28,7 +28,11 @@ pub(super) enum Receiving {
     Multishot {
         is_cancelled: bool,
     },
-    /// One receive into a buffer that the kernel chooses when bytes have come.
+    /// Tells when bytes have come, for a bulk receive.
+    Poll,
+    /// Bytes have come, and others have their turn first. The kernel has nothing.
+    Queued,
+    /// One receive into a buffer that the kernel chooses.
     Bulk,
     /// The rest of the PDU in `carry`, to its place there.
     Exact,

@@ -135,10 +135,18 @@ impl Requests {
         self.push(Op::Receive, slot, entry)
     }
 
+    /// Completes once, when there is something to receive.
+    pub(super) fn poll(&mut self, slot: usize, connection: &Connection) -> io::Result<()> {
+        let fd = Fd(connection.fd.as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, READABLE).build();
+        self.push(Op::Receive, slot, entry)
+    }
+
     pub(super) fn receive_bulk(&mut self, slot: usize, connection: &Connection) -> io::Result<()> {
         let fd = Fd(connection.fd.as_raw_fd());
         let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0)
             .buf_group(group_id(Group::Bulk))
+            .flags(libc::MSG_DONTWAIT)
             .build()
             .flags(squeue::Flags::BUFFER_SELECT);
         self.push(Op::Receive, slot, entry)
@@ -279,8 +287,9 @@ fn short(len: usize) -> u32 {
 }
 
 const SEND_AT_ONCE: u32 = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).cast_unsigned();
+const READABLE: u32 = libc::POLLIN.cast_unsigned() as u32;
 const REQUESTS_MAX: u32 = 512;
 const COMPLETIONS_MAX: u32 = 4096;
 /// Buffers that the kernel has at first, some more than it fills in a turn, and all there are.
 const SMALL_COUNTS: (u16, u16) = (32, 256);
-const BULK_COUNTS: (u16, u16) = (4, 64);
+const BULK_COUNTS: (u16, u16) = (8, 64);
