@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use prost::Message;
 use support::{
-    Address, Event, Handle, Lane, Limits, Liveness, Netlib, Rate, SocketState, frame,
-    on_every_backend,
+    Address, Event, Handle, Lane, Limits, Liveness, ManualClock, Netlib, Rate, Repeat, SocketState,
+    frame, on_every_backend,
 };
 use uring_netlib::Shared;
 use uring_netlib::conn::{Call, Connection, Context, Dispatcher};
@@ -111,6 +111,131 @@ fn a_pdu_costs_no_allocation() {
         // The last answers leave with the next turn.
         net.turn(&mut app, Duration::ZERO).unwrap();
         client.join().unwrap();
+    });
+}
+
+/// Once warm, a PDU costs no allocation however long it is and however it is cut: of 1 MiB, and
+/// byte by byte. How many chunks come together is a matter of time, and so is when the last buffer
+/// has grown to what it has to hold; an allocation per PDU would show in every phase.
+#[test]
+fn a_pdu_in_many_pieces_costs_no_allocation() {
+    const PHASES: u64 = 6;
+    for (len, piece_len, rounds) in [(1 << 20, 1 << 20, 8), (200, 1, 4)] {
+        on_every_server(|lane, mut net, address| {
+            let client = thread::spawn(move || {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.set_nodelay(true).unwrap();
+                let (asked, mut answer) = (frame(len, 0x5A), vec![0; len]);
+                for _ in 0..PHASES * rounds {
+                    for piece in asked.chunks(piece_len) {
+                        stream.write_all(piece).unwrap();
+                    }
+                    stream.read_exact(&mut answer).unwrap();
+                    assert!(answer == asked);
+                }
+                stream
+            });
+            let mut app = Echo::default();
+            let phases: Vec<u64> =
+                (1..=PHASES).map(|phase| count_until(&mut net, &mut app, phase * rounds)).collect();
+            assert!(phases[0] > 0, "the counter counts");
+            assert!(phases.contains(&0), "{phases:?} for PDUs of {len} bytes on {lane}");
+            flush(&mut net, &mut app);
+            drop(client.join().unwrap());
+        });
+    }
+}
+
+/// Turns until so many PDUs have come, and counts the allocations.
+fn count_until(net: &mut Netlib<Echo>, app: &mut Echo, pdus: u64) -> u64 {
+    let before = ALLOCATIONS.get();
+    while app.pdus < pdus {
+        net.turn(app, Duration::from_secs(5)).unwrap();
+    }
+    ALLOCATIONS.get() - before
+}
+
+/// Turns until everything was sent.
+fn flush(net: &mut Netlib<Echo>, app: &mut Echo) {
+    while net.stats().buffered_bytes > 0 {
+        net.turn(app, Duration::from_secs(5)).unwrap();
+    }
+}
+
+/// Once warm, neither a timer that is armed again and again costs an allocation, nor one that is
+/// cancelled, nor one that goes off and is followed by another.
+#[test]
+fn a_timer_costs_no_allocation() {
+    fn on_timer(app: &mut Echo, _: &mut Netlib<Echo>, _: Handle, _: Event<'_>) {
+        app.answers += 1;
+    }
+    on_every_backend(|lane| {
+        let clock = ManualClock::new();
+        let mut net = lane.options().clock(&clock).build().unwrap();
+        let (mut app, second) = (Echo::default(), Duration::from_secs(1));
+        let cold = ALLOCATIONS.get();
+        for _ in 0..10 {
+            net.register_timer(second, Repeat::Forever, on_timer, 0);
+        }
+        let mut run = |net: &mut Netlib<Echo>| {
+            let before = ALLOCATIONS.get();
+            for round in 0..1000_u32 {
+                let span = Duration::from_millis(1 + u64::from(round * 97));
+                let cancelled = net.register_timer(span, Repeat::Once, on_timer, 0);
+                net.register_timer(second, Repeat::Once, on_timer, 0);
+                net.delete_timer(cancelled).unwrap();
+                clock.advance(second);
+                net.turn(&mut app, Duration::ZERO).unwrap();
+            }
+            ALLOCATIONS.get() - before
+        };
+        run(&mut net);
+        assert!(ALLOCATIONS.get() > cold, "the counter counts");
+        assert_eq!(run(&mut net), 0, "allocations for 3000 timers on {lane}");
+        assert_eq!(app.answers, 22_000);
+    });
+}
+
+/// Once warm, a heartbeat costs no allocation, nor does a deadline that moves on.
+#[test]
+fn a_heartbeat_costs_no_allocation() {
+    on_every_backend(|lane| {
+        const CLIENTS: u64 = 20;
+        const BEATS: u64 = 50;
+        let clock = ManualClock::new();
+        let liveness = Liveness::server_to_server();
+        let mut net = lane.options().clock(&clock).liveness(liveness).build().unwrap();
+        let listener = net.listen("127.0.0.1:0", |_, _, _, _| {}, 0).unwrap();
+        let Address::Ip(address) = net.option(listener).unwrap().local_address().unwrap() else {
+            panic!("an IPv4 address");
+        };
+        let mut app = Echo::default();
+        let mut clients: Vec<TcpStream> =
+            (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        while net.stats().accepted < CLIENTS {
+            net.turn(&mut app, Duration::from_secs(5)).unwrap();
+        }
+        // Each beat is answered, so that no peer is silent for too long.
+        let mut beat = [0; HEADER_LEN];
+        let mut run_to = |net: &mut Netlib<Echo>, beats| {
+            let mut allocations = 0;
+            while net.stats().heartbeats < beats {
+                let before = ALLOCATIONS.get();
+                clock.advance(Duration::from_secs(5));
+                net.turn(&mut app, Duration::ZERO).unwrap();
+                flush(net, &mut app);
+                allocations += ALLOCATIONS.get() - before;
+                for client in &mut clients {
+                    client.read_exact(&mut beat).unwrap();
+                    client.write_all(&beat).unwrap();
+                }
+            }
+            allocations
+        };
+        assert!(run_to(&mut net, CLIENTS * BEATS) > 0, "the counter counts");
+        let warm = run_to(&mut net, 2 * CLIENTS * BEATS);
+        assert_eq!(warm, 0, "allocations for {} heartbeats on {lane}", CLIENTS * BEATS);
+        assert_eq!(net.stats().connected, CLIENTS, "nobody was taken for silent");
     });
 }
 
