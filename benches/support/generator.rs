@@ -15,25 +15,23 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::schedule::{Schedule, Sizes};
 use super::sys::{CpuClock, EDGE, ENDED, Epoll, READABLE, WRITABLE};
 use super::{HEADER_LEN, header};
 
-/// What one window of time saw, ramp-up and draining left out.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    pub(crate) answers_per_second: f64,
-    /// From the time a PDU was to be sent until its answer was read.
-    pub(crate) latency: Latency,
-    pub(crate) server_cpu_us_per_answer: f64,
+/// What one window of time saw, ramp-up left out.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) answers: usize,
+    pub(crate) elapsed: Duration,
+    pub(crate) server_cpu: Duration,
+    /// In µs from the time a PDU was to be sent until its answer was read, at [`QUANTILES`].
+    pub(crate) latency_us: Vec<f64>,
 }
 
-/// Percentiles in µs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Latency {
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-    pub(crate) p999: f64,
-}
+/// Where the distribution of latencies is told.
+pub(crate) const QUANTILES: [f64; 14] =
+    [0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999];
 
 /// Connections to one server, which lie idle between two loads.
 pub(crate) struct Generator {
@@ -44,7 +42,7 @@ pub(crate) struct Generator {
 }
 
 impl Generator {
-    pub(crate) fn connect(port: u16, connections: usize, payload_len: usize) -> io::Result<Self> {
+    pub(crate) fn connect(port: u16, connections: usize, sizes: Sizes) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let connect = |number| {
@@ -55,7 +53,15 @@ impl Generator {
             Ok(Connection::new(stream, number))
         };
         let connections = (0..connections).map(connect).collect::<io::Result<_>>()?;
-        Ok(Self { epoll, connections, kit: Kit::new(payload_len)?, outstanding: 0 })
+        Ok(Self { epoll, connections, kit: Kit::new(sizes)?, outstanding: 0 })
+    }
+
+    /// Sends that many PDUs on every connection, and compares every byte of their answers.
+    pub(crate) fn verify(&mut self, count: usize) -> io::Result<()> {
+        self.kit.compares_all = true;
+        self.burst(count)?;
+        self.kit.compares_all = false;
+        Ok(())
     }
 
     /// Keeps `depth` PDUs in flight on every connection: each answer is followed by a new one.
@@ -67,7 +73,7 @@ impl Generator {
         warm_up: Duration,
         window: Duration,
         server_cpu: &CpuClock,
-    ) -> io::Result<Sample> {
+    ) -> io::Result<Window> {
         self.kit.refills = true;
         let fill = self.connections.len() * depth;
         let start = self.kit.restart();
@@ -80,16 +86,33 @@ impl Generator {
             self.turn()?;
         }
         self.turn_until(|load| load.kit.answers >= fill * FILLS_MIN)?;
-        let cpu = server_cpu.now()? - cpu_start;
+        let server_cpu = server_cpu.now()? - cpu_start;
         let (elapsed, answers) = (start.elapsed(), self.kit.answers);
-        let latency = self.kit.latency();
+        let latency_us = self.kit.latency_us();
         self.kit.refills = false;
         self.turn_until(|load| load.outstanding == 0)?;
-        Ok(Sample {
-            answers_per_second: answers as f64 / elapsed.as_secs_f64(),
-            latency,
-            server_cpu_us_per_answer: cpu.as_secs_f64() * 1e6 / answers as f64,
-        })
+        Ok(Window { answers, elapsed, server_cpu, latency_us })
+    }
+
+    /// Sends a mean of `per_second` PDUs when they are due, whatever has been answered by then.
+    /// The latencies are those of the window's PDUs, the ones included that are answered later.
+    pub(crate) fn open_loop(
+        &mut self,
+        per_second: f64,
+        warm_up: Duration,
+        window: Duration,
+        server_cpu: &CpuClock,
+    ) -> io::Result<Window> {
+        self.kit.refills = false;
+        let mut schedule = Schedule::new(per_second, self.connections.len(), self.kit.now_ns());
+        self.follow(&mut schedule, warm_up)?;
+        let start = self.kit.restart();
+        let cpu_start = server_cpu.now()?;
+        self.follow(&mut schedule, window)?;
+        let server_cpu = server_cpu.now()? - cpu_start;
+        let (elapsed, answers) = (start.elapsed(), self.kit.answers);
+        self.turn_until(|load| load.outstanding == 0)?;
+        Ok(Window { answers, elapsed, server_cpu, latency_us: self.kit.latency_us() })
     }
 
     /// Sends that many PDUs on every connection as fast as it takes them, and returns the time
@@ -100,6 +123,29 @@ impl Generator {
         self.begin(count)?;
         self.turn_until(|load| load.outstanding == 0)?;
         Ok(start.elapsed())
+    }
+
+    /// Answers since the generator was made.
+    pub(crate) const fn answers_in_all(&self) -> usize {
+        self.kit.answers_in_all
+    }
+
+    /// It never sleeps: a wake-up would come later than most PDUs are due.
+    fn follow(&mut self, schedule: &mut Schedule, span: Duration) -> io::Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < span {
+            let now_ns = self.kit.now_ns();
+            // Answers are read between, so that the load makes none late by itself.
+            for _ in 0..SENT_AT_ONCE_MAX {
+                let Some(due) = schedule.due(now_ns) else { break };
+                let connection = &mut self.connections[due.connection];
+                connection.demand(1, due.at_ns);
+                connection.send(&mut self.kit)?;
+                self.outstanding += 1;
+            }
+            self.poll(Duration::ZERO)?;
+        }
+        Ok(())
     }
 
     fn begin(&mut self, count: usize) -> io::Result<()> {
@@ -127,11 +173,16 @@ impl Generator {
 
     /// Waits for events and handles them.
     fn turn(&mut self) -> io::Result<()> {
-        let ready = self.epoll.wait(Some(PATIENCE))?;
-        if ready == 0 {
+        if self.poll(PATIENCE)? == 0 {
             let message = format!("no answer for {PATIENCE:?}, {} are owed", self.outstanding);
             return Err(io::Error::new(ErrorKind::TimedOut, message));
         }
+        Ok(())
+    }
+
+    /// Handles the events that come within the time, and returns how many did.
+    fn poll(&mut self, timeout: Duration) -> io::Result<usize> {
+        let ready = self.epoll.wait(Some(timeout))?;
         for index in 0..ready {
             let (number, events) = self.epoll.event(index);
             let connection = &mut self.connections[number];
@@ -146,13 +197,13 @@ impl Generator {
                 }
             }
         }
-        Ok(())
+        Ok(ready)
     }
 }
 
 /// What all connections share.
 struct Kit {
-    payload_len: usize,
+    sizes: Sizes,
     /// Noise; each payload is a piece of it.
     noise: Vec<u8>,
     outgoing: Vec<u8>,
@@ -161,23 +212,29 @@ struct Kit {
     epoch: Instant,
     /// Since the latest restart.
     answers: usize,
+    answers_in_all: usize,
     refills: bool,
+    /// Or, of long payloads, samples only.
+    compares_all: bool,
 }
 
 impl Kit {
-    fn new(payload_len: usize) -> io::Result<Self> {
+    fn new(sizes: Sizes) -> io::Result<Self> {
+        let payload_len = sizes.longest();
         let longest = PATIENCE.as_secs() * 1_000_000_000;
         let latency_ns = Histogram::new_with_bounds(1, longest, 2).map_err(io::Error::other)?;
         let outgoing = Vec::with_capacity(OUTGOING_LEN + HEADER_LEN + payload_len);
         Ok(Self {
-            payload_len,
+            sizes,
             noise: noise(payload_len + NOISE_STARTS),
             outgoing,
             incoming: vec![0; INCOMING_LEN],
             latency_ns,
             epoch: Instant::now(),
             answers: 0,
+            answers_in_all: 0,
             refills: false,
+            compares_all: false,
         })
     }
 
@@ -192,15 +249,15 @@ impl Kit {
         elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
     }
 
-    fn latency(&self) -> Latency {
+    fn latency_us(&self) -> Vec<f64> {
         let at = |quantile| self.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
-        Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
+        QUANTILES.map(at).to_vec()
     }
 
     /// The payload of the PDU with that number. Neighbours differ, in time and in connection.
     fn payload(&self, connection: usize, sequence: u16) -> &[u8] {
         let start = (connection * 1031 + usize::from(sequence) * 61) % NOISE_STARTS;
-        &self.noise[start..start + self.payload_len]
+        &self.noise[start..start + self.sizes.payload_len(connection, sequence)]
     }
 }
 
@@ -250,12 +307,16 @@ impl Connection {
                 Err(error) => return Err(self.fault(&format!("cannot send: {error}"))),
             };
             self.is_blocked = sent < kit.outgoing.len();
-            let pdu_len = HEADER_LEN + kit.payload_len;
-            let sent = self.sent_of_pdu + sent;
-            let whole = sent / pdu_len;
-            self.sent_of_pdu = sent % pdu_len;
-            self.demand -= whole;
-            self.sequence_out = later(self.sequence_out, whole);
+            self.sent_of_pdu += sent;
+            while self.demand > 0 {
+                let payload_len = kit.sizes.payload_len(self.number, self.sequence_out);
+                let Some(of_next) = self.sent_of_pdu.checked_sub(HEADER_LEN + payload_len) else {
+                    break;
+                };
+                self.sent_of_pdu = of_next;
+                self.demand -= 1;
+                self.sequence_out = self.sequence_out.wrapping_add(1);
+            }
         }
         Ok(())
     }
@@ -267,9 +328,9 @@ impl Connection {
         let mut sent = self.sent_of_pdu;
         for ahead in 0..self.demand {
             let sequence = later(self.sequence_out, ahead);
-            let header = header(kit.payload_len, sequence);
-            outgoing.extend_from_slice(&header[sent.min(HEADER_LEN)..]);
             let payload = kit.payload(self.number, sequence);
+            let header = header(payload.len(), sequence);
+            outgoing.extend_from_slice(&header[sent.min(HEADER_LEN)..]);
             outgoing.extend_from_slice(&payload[sent.saturating_sub(HEADER_LEN)..]);
             sent = 0;
             if outgoing.len() >= OUTGOING_LEN {
@@ -312,12 +373,13 @@ impl Connection {
         let mut at = 0;
         while at < len {
             let bytes = &kit.incoming[at..len];
+            let payload = kit.payload(self.number, self.sequence_in);
             at += if self.received_of_pdu < HEADER_LEN {
-                self.check_header(kit.payload_len, bytes)?
+                self.check_header(payload.len(), bytes)?
             } else {
-                self.check_payload(kit.payload(self.number, self.sequence_in), bytes)?
+                self.check_payload(payload, kit.compares_all, bytes)?
             };
-            if self.received_of_pdu == HEADER_LEN + kit.payload_len {
+            if self.received_of_pdu == HEADER_LEN + payload.len() {
                 self.received_of_pdu = 0;
                 self.sequence_in = self.sequence_in.wrapping_add(1);
                 answers += 1;
@@ -328,6 +390,7 @@ impl Connection {
             }
         }
         kit.answers += answers;
+        kit.answers_in_all += answers;
         Ok(answers)
     }
 
@@ -344,11 +407,16 @@ impl Connection {
         Ok(len)
     }
 
-    fn check_payload(&mut self, payload: &[u8], bytes: &[u8]) -> io::Result<usize> {
+    fn check_payload(
+        &mut self,
+        payload: &[u8],
+        compares_all: bool,
+        bytes: &[u8],
+    ) -> io::Result<usize> {
         let from = self.received_of_pdu - HEADER_LEN;
         let expected = &payload[from..];
         let len = expected.len().min(bytes.len());
-        let is_right = if payload.len() <= CHECKED_WHOLE_MAX {
+        let is_right = if compares_all || payload.len() <= CHECKED_WHOLE_MAX {
             bytes[..len] == expected[..len]
         } else {
             is_alike(&bytes[..len], &expected[..len])
@@ -397,9 +465,11 @@ fn noise(len: usize) -> Vec<u8> {
 
 /// A server that lets so much time pass without any answer has failed, and so has one that needs
 /// as much to answer what is in flight.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Answers come in waves as long as what is in flight; a window must see several of them.
 const FILLS_MIN: usize = 4;
+/// PDUs that an open loop sends before it looks for answers.
+const SENT_AT_ONCE_MAX: usize = 64;
 /// Bytes that one write is given if so many are demanded.
 const OUTGOING_LEN: usize = 64 << 10;
 const INCOMING_LEN: usize = 64 << 10;

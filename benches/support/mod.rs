@@ -1,17 +1,18 @@
-//! What the bench is made of: the servers, the load, the processes they run in, and the report.
+//! What the benches are made of: the servers, the load, and the processes they run in.
 //!
 //! Start with `process.rs` for how a server is started and ended, `generator.rs` for what it has
 //! to bear, `plain_epoll.rs` for the yardstick and `ours.rs` for the library's own server.
 
 #![allow(dead_code, reason = "shared by benches, none of which needs all of it")]
 
+pub(crate) mod fanout;
 pub(crate) mod generator;
 pub(crate) mod ours;
 pub(crate) mod plain_epoll;
-pub(crate) mod plan;
 pub(crate) mod process;
+pub(crate) mod schedule;
 pub(crate) mod sys;
-pub(crate) mod table;
+pub(crate) mod system_calls;
 
 /// Length of a PDU's header in bytes.
 pub(crate) const HEADER_LEN: usize = 16;
@@ -22,7 +23,7 @@ pub(crate) fn header(payload_len: usize, sequence: u16) -> [u8; HEADER_LEN] {
     const VERSION: u16 = 1;
     const SERVICE: u16 = 7;
     const COMMAND: u16 = 1;
-    let len = u32::try_from(HEADER_LEN + payload_len).expect("payloads are a few KiB");
+    let len = u32::try_from(HEADER_LEN + payload_len).expect("payloads are 1 MiB at most");
     let mut bytes = [0; HEADER_LEN];
     bytes[0..4].copy_from_slice(&len.to_be_bytes());
     bytes[4..6].copy_from_slice(&VERSION.to_be_bytes());

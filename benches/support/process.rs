@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use std::{fmt, fs};
@@ -75,9 +76,15 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Returns when the server is ready for clients, or at last after [`START_MAX`].
+    /// Starts this program once more, as a server.
     pub(crate) fn start(server: &str, core: usize) -> io::Result<Self> {
-        let child = Command::new(std::env::current_exe()?)
+        Self::start_of(&std::env::current_exe()?, server, core)
+    }
+
+    /// Starts a server of some program. Returns when it is ready for clients, or at last after
+    /// [`START_MAX`].
+    pub(crate) fn start_of(program: &Path, server: &str, core: usize) -> io::Result<Self> {
+        let child = Command::new(program)
             .args(["--server", server, "--core", &core.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -93,17 +100,26 @@ impl ServerProcess {
         Ok(Self { cpu: CpuClock::of_process(child.0.id())?, child, port })
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// Memory of the server that is in use.
     pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.0.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no VmRSS"))
+        resident_bytes_of(self.id())
     }
 }
 
+/// Memory of a process that is in use.
+pub(crate) fn resident_bytes_of(process: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no VmRSS"))
+}
+
 /// A child that is ended and collected whatever happens to its owner.
-struct Reaped(Child);
+pub(crate) struct Reaped(pub(crate) Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {

@@ -125,8 +125,7 @@ pub(crate) fn pin_to(core: usize) -> io::Result<()> {
 /// its descriptors up the slower way, and so spoil what is measured.
 pub(crate) fn end_with_parent(input: &impl AsRawFd) -> io::Result<()> {
     let input = input.as_raw_fd();
-    // SAFETY: takes no pointer.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    end_with_parent_process()?;
     // SAFETY: takes no pointer; the default action needs no handler.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_DFL) };
     // SAFETY: takes no pointer and cannot fail.
@@ -139,6 +138,13 @@ pub(crate) fn end_with_parent(input: &impl AsRawFd) -> io::Result<()> {
     if is_readable_within(&input, Duration::ZERO)? {
         return Err(io::Error::other("the parent was gone before the server started"));
     }
+    Ok(())
+}
+
+/// Lets the kernel end this process when its parent dies.
+pub(crate) fn end_with_parent_process() -> io::Result<()> {
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     Ok(())
 }
 
