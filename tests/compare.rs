@@ -187,6 +187,8 @@ fn ratios_are_taken_within_rounds() {
     let ratio = result.ratio(&result.servers[0]).unwrap();
     assert_eq!((ratio.low, ratio.middle, ratio.high), (0.8, 0.8, 0.8));
     assert_eq!(result.ratio(&result.servers[1]), None, "plain to itself says nothing");
+    assert_eq!(result.subject_ratio(&result.servers[1]), Some(ratio), "uring is the subject");
+    assert_eq!(result.subject_ratio(&result.servers[0]), None, "nor does uring to itself");
 }
 
 /// A server that failed has a ratio of the rounds that it took part in.
@@ -315,6 +317,15 @@ fn tables_have_the_ratios() {
     assert!(markdown.contains(row), "{markdown}");
     let terminal = report::text::terminal(&report);
     assert!(terminal.contains("failed: it is silent"), "{terminal}");
+}
+
+/// A figure has as many digits as one compares, and a time the unit that suits it.
+#[test]
+fn figures_have_the_digits_that_one_compares() {
+    let short = [0.0123, 1.234, 12.34, 1234.0, 12_340.0, 1.234e6].map(report::text::short);
+    assert_eq!(short, ["0.012", "1.23", "12.3", "1234", "12.3 k", "1.23 M"]);
+    let times = [56.8, 200.0, 1234.0, 2e6].map(report::text::micros);
+    assert_eq!(times, ["56.8 µs", "200 µs", "1.23 ms", "2 s"]);
 }
 
 /// Figures replace the figures of a document, and nothing else of it.

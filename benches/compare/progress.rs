@@ -13,32 +13,34 @@ pub(crate) struct Progress {
     /// How many have begun.
     begun: usize,
     cell: String,
+    /// When the cell began, for people.
+    left: String,
     is_terminal: bool,
 }
 
 impl Progress {
     pub(crate) fn new(seconds: Vec<f64>) -> Self {
         let is_terminal = io::stderr().is_terminal();
-        let (start, cell) = (Instant::now(), String::new());
-        let progress = Self { start, seconds, begun: 0, cell, is_terminal };
+        let (start, cell, left) = (Instant::now(), String::new(), String::new());
+        let progress = Self { start, seconds, begun: 0, cell, left, is_terminal };
         let cells = progress.seconds.len();
-        eprintln!("{cells} cells, about {}", people_time(progress.left()));
+        eprintln!("{cells} cells, about {}", people_time(progress.seconds_left()));
         progress
     }
 
     pub(crate) fn begin(&mut self, cell: &str) {
         cell.clone_into(&mut self.cell);
-        let left = self.left();
+        self.left = people_time(self.seconds_left());
         self.begun += 1;
-        let line =
-            format!("{}/{} {cell}, {} left", self.begun, self.seconds.len(), people_time(left));
-        self.show(&line, true);
+        let (begun, all) = (self.begun, self.seconds.len());
+        self.show(&format!("{begun}/{all} {cell}, {} left", self.left), true);
     }
 
     /// Within a cell.
     pub(crate) fn step(&self, what: &str) {
         let (begun, all) = (self.begun, self.seconds.len());
-        self.show(&format!("{begun}/{all} {}: {what}", self.cell), false);
+        let Self { cell, left, .. } = self;
+        self.show(&format!("{begun}/{all} {cell}, {left} left: {what}"), false);
     }
 
     pub(crate) fn end(&self) {
@@ -52,7 +54,7 @@ impl Progress {
     }
 
     /// The estimate for what has not begun, corrected by what the others have really taken.
-    fn left(&self) -> f64 {
+    fn seconds_left(&self) -> f64 {
         let (done, open) = self.seconds.split_at(self.begun);
         let (done, open): (f64, f64) = (done.iter().sum(), open.iter().sum());
         let factor = if done > 0.0 { self.start.elapsed().as_secs_f64() / done } else { 1.0 };

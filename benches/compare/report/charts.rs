@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::results::{CellResult, Report, ServerResult, number_of};
+use super::results::{CellResult, Report, ServerResult, names, number_of};
 use super::svg::{Scale, Svg};
-use super::text::{range, short};
+use super::text::{micros, range, short_unit};
 use crate::cell::Cell;
 use crate::command::BASE;
 use crate::support::generator::QUANTILES;
@@ -38,8 +38,8 @@ pub(crate) fn memory(report: &Report) -> Vec<Chart> {
     cells.filter_map(memory_of).collect()
 }
 
-/// What a PDU costs with few and with many connections, for each length and depth that was measured
-/// with several numbers of them.
+/// What a PDU costs with few and with many connections, in µs and as a ratio to the plain server,
+/// for each length and depth that was measured with several numbers of them.
 pub(crate) fn against_connections(report: &Report) -> Vec<Chart> {
     let mut kinds: Vec<(usize, usize)> = Vec::new();
     for result in &report.cells {
@@ -49,7 +49,40 @@ pub(crate) fn against_connections(report: &Report) -> Vec<Chart> {
             kinds.push((payload_len, depth));
         }
     }
-    kinds.iter().filter_map(|kind| against_connections_of(report, *kind)).collect()
+    let charts = kinds.iter().flat_map(|kind| {
+        let cost = against_connections_of(report, *kind, &Measure::cost());
+        [cost, against_connections_of(report, *kind, &Measure::ratio())]
+    });
+    charts.flatten().collect()
+}
+
+/// What is drawn of a server in a cell.
+struct Measure {
+    name: &'static str,
+    unit: &'static str,
+    value: fn(&CellResult, &ServerResult) -> Option<f64>,
+    /// From the least and the greatest value to where they lie.
+    scale: fn(f64, f64) -> Scale,
+}
+
+impl Measure {
+    fn cost() -> Self {
+        let value = |_: &CellResult, server: &ServerResult| Some(server.cost()?.middle);
+        let scale = |least, most| Scale::log((least * 0.8, most * 1.1), (HEIGHT - BOTTOM, TOP));
+        Self { name: "cost", unit: "µs", value, scale }
+    }
+
+    fn ratio() -> Self {
+        let value = |result: &CellResult, server: &ServerResult| match result.ratio(server) {
+            Some(ratio) => Some(ratio.middle),
+            None => (server.name == BASE && server.cost().is_some()).then_some(1.0),
+        };
+        let scale = |least: f64, most: f64| {
+            let ends = (least.min(0.9) - 0.05, most.max(1.1) + 0.05);
+            Scale::linear(ends, (HEIGHT - BOTTOM, TOP))
+        };
+        Self { name: "ratio", unit: "of plain", value, scale }
+    }
 }
 
 fn ratios_of(result: &CellResult, ends: (f64, f64)) -> Option<Chart> {
@@ -142,7 +175,11 @@ fn memory_of(result: &CellResult) -> Option<Chart> {
     Some(Chart { image: svg.finish(&format!("{title}: memory of a connection")), title })
 }
 
-fn against_connections_of(report: &Report, kind: (usize, usize)) -> Option<Chart> {
+fn against_connections_of(
+    report: &Report,
+    kind: (usize, usize),
+    measure: &Measure,
+) -> Option<Chart> {
     let is_of_kind = |result: &&CellResult| match result.cell {
         Cell::Closed { payload_len, depth, .. } => (payload_len, depth) == kind,
         _ => false,
@@ -150,40 +187,46 @@ fn against_connections_of(report: &Report, kind: (usize, usize)) -> Option<Chart
     let mut cells: Vec<_> = report.cells.iter().filter(is_of_kind).collect();
     cells.sort_by_key(|result| result.cell.connections());
     let (first, last) = (cells.first()?.cell.connections(), cells.last()?.cell.connections());
-    let costs = cells.iter().flat_map(|result| result.servers.iter());
-    let most = costs.filter_map(|server| Some(server.cost()?.middle)).reduce(f64::max)?;
     if first == last {
         return None;
     }
+    let curves: Vec<_> = names(report)
+        .into_iter()
+        .map(|name| {
+            let points = cells.iter().filter_map(|result| {
+                let value = (measure.value)(result, result.of(name)?)?;
+                Some((result.cell.connections() as f64, value))
+            });
+            (name, points.collect::<Vec<(f64, f64)>>())
+        })
+        .collect();
+    let values = || curves.iter().flat_map(|(_, points)| points.iter().map(|(_, value)| *value));
+    let (least, most) = (values().reduce(f64::min)?, values().reduce(f64::max)?);
     let x = Scale::log((first as f64, last as f64), (LEFT, WIDTH - RIGHT));
-    let y = Scale::linear((0.0, most * 1.05), (HEIGHT - BOTTOM, TOP));
+    let y = (measure.scale)(least, most);
     let mut svg = Svg::new(WIDTH, HEIGHT);
-    axes(&mut svg, &x, &y, |count| format!("{count:.0}"), |cost| format!("{cost}"));
+    axes(&mut svg, &x, &y, tick_text, tick_text);
     svg.text("tick", (WIDTH - RIGHT, HEIGHT - 4.0), "end", "connections");
-    svg.text("tick", (0.0, TOP - 6.0), "start", "µs");
-    let mut names: Vec<&str> = Vec::new();
-    for server in cells.iter().flat_map(|result| &result.servers) {
-        if !names.contains(&&*server.name) {
-            names.push(&server.name);
-        }
-    }
-    for name in names {
+    svg.text("tick", (0.0, TOP - 5.0), "start", measure.unit);
+    for (name, points) in curves {
         let class = class_of(name);
-        let points = cells.iter().filter_map(|result| {
-            Some((result.cell.connections(), result.of(name)?.cost()?.middle))
-        });
-        let points: Vec<(usize, f64)> = points.collect();
         let places: Vec<_> =
-            points.iter().map(|(count, cost)| (x.at(*count as f64), y.at(*cost))).collect();
+            points.iter().map(|(count, cost)| (x.at(*count), y.at(*cost))).collect();
         svg.path(&format!("{class} curve"), &places, name);
-        for ((count, cost), place) in points.iter().zip(places) {
-            svg.dot(&class, place, 3.5, &format!("{name}: {cost:.2} µs with {count} connections"));
+        for ((count, value), place) in points.iter().zip(places) {
+            let title = format!("{name}: {value:.2} {} with {count} connections", measure.unit);
+            svg.dot(&class, place, 3.5, &title);
         }
     }
     let (payload_len, depth) = kind;
     let title = Cell::Closed { connections: 1, payload_len, depth }.title();
-    let title = title.trim_start_matches("1 connection, ").to_owned();
-    Some(Chart { image: svg.finish(&format!("{title}: CPU against connections")), title })
+    let title = format!("{}, {}", title.trim_start_matches("1 connection, "), measure.name);
+    Some(Chart { image: svg.finish(&format!("{title} against connections")), title })
+}
+
+/// Without digits that only say how the value was computed.
+fn tick_text(value: f64) -> String {
+    ((value * 1000.0).round() / 1000.0).to_string()
 }
 
 fn axes(
@@ -203,19 +246,6 @@ fn axes(
         svg.line("grid", (at, TOP), (at, HEIGHT - BOTTOM));
         svg.text("tick", (at, HEIGHT - BOTTOM + 14.0), "middle", &x_text(tick));
     }
-}
-
-fn micros(us: f64) -> String {
-    match us {
-        _ if us >= 1e6 => format!("{} s", short_unit(us / 1e6)),
-        _ if us >= 1e3 => format!("{} ms", short_unit(us / 1e3)),
-        _ => format!("{} µs", short_unit(us)),
-    }
-}
-
-/// Whole where it is whole, as ticks are.
-fn short_unit(value: f64) -> String {
-    if (value - value.round()).abs() < 1e-6 { format!("{value:.0}") } else { short(value) }
 }
 
 /// The colour of a server, the same in every chart.

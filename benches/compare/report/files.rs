@@ -66,12 +66,14 @@ fn json_cell(result: &CellResult) -> String {
 fn json_server(result: &CellResult, server: &ServerResult) -> String {
     let latencies = (0..QUANTILES.len()).map_while(|place| server.latency_us(place));
     format!(
-        "  {{\"server\": {}, \"rounds\": {}, \"cost\": {}, \"ratio\": {}, \"per_second\": {}, \
+        "  {{\"server\": {}, \"rounds\": {}, \"cost\": {}, \"ratio\": {}, \"uring_ratio\": {}, \
+         \"per_second\": {}, \
          \"latency_us\": [{}], \"system_calls\": {}, \"failure\": {}}}",
         quoted(&server.name),
         server.samples.len(),
         spread(server.cost()),
         spread(result.ratio(server)),
+        spread(result.subject_ratio(server)),
         spread(server.per_second()),
         join(latencies.map(|value| number(&value)), ", "),
         or_null(server.system_calls),

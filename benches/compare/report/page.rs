@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use super::charts::{self, Chart};
 use super::results::{CellResult, Report, ServerResult, number_of};
 use super::svg::escaped;
-use super::text::{not_won, range, short};
+use super::text::{not_won, or_none, range, short, time_or_none};
 
 /// The whole page.
 pub(crate) fn html(report: &Report) -> String {
@@ -92,10 +92,11 @@ fn write_table(page: &mut String, result: &CellResult) -> fmt::Result {
         format!("{cost} a {unit}"),
         "of plain".to_owned(),
         "quartiles".to_owned(),
+        "uring of it".to_owned(),
         "a second".to_owned(),
-        "p50 µs".to_owned(),
-        "p99 µs".to_owned(),
-        "p99.9 µs".to_owned(),
+        "p50".to_owned(),
+        "p99".to_owned(),
+        "p99.9".to_owned(),
         format!("system calls a {unit}"),
     ];
     for head in heads {
@@ -111,20 +112,20 @@ fn write_row(page: &mut String, result: &CellResult, server: &ServerResult) -> f
     if let Some(failure) = &server.failure {
         return writeln!(
             page,
-            "<td class=\"words\" colspan=\"8\">failed: {}</td></tr>",
+            "<td class=\"words\" colspan=\"9\">failed: {}</td></tr>",
             escaped(failure)
         );
     }
     let ratio = result.ratio(server);
-    let or_none = |value: Option<f64>| value.map_or("–".to_owned(), short);
     let values = [
         or_none(server.cost().map(|cost| cost.middle)),
         or_none(ratio.map(|ratio| ratio.middle)),
         ratio.map_or("–".to_owned(), |ratio| range(&ratio)),
+        or_none(result.subject_ratio(server).map(|ratio| ratio.middle)),
         or_none(server.per_second().map(|rate| rate.middle)),
-        or_none(server.latency_us_at(0.5)),
-        or_none(server.latency_us_at(0.99)),
-        or_none(server.latency_us_at(0.999)),
+        time_or_none(server.latency_us_at(0.5)),
+        time_or_none(server.latency_us_at(0.99)),
+        time_or_none(server.latency_us_at(0.999)),
         or_none(server.system_calls),
     ];
     for value in values {
@@ -171,7 +172,8 @@ const NOT_WON: &str = "What io_uring costs as a ratio to each server that costs 
     quartiles. Where these lie on both sides of 1, nothing is shown either way.";
 const RATIOS: &str = "The server's CPU time for one unit as a ratio to plain epoll's. Left of \
     the line is cheaper. The bar is from the lower to the upper quartile of the rounds.";
-const CONNECTIONS: &str = "The server's CPU time for one PDU in µs, in a closed loop.";
+const CONNECTIONS: &str = "The server's CPU time for one PDU, in a closed loop: in µs, and as \
+    a ratio to plain epoll's.";
 const LATENCIES: &str = "Which part of the PDUs was answered within what time; further left and \
     steeper is better. At half load the time counts from when a PDU was due, so a stall shows in \
     every PDU that it held up. Dots mark the median and 99 %.";

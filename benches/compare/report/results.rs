@@ -60,16 +60,20 @@ impl Report {
     pub(crate) fn cautions(&self) -> Vec<String> {
         let mut cautions = self.notes.clone();
         for result in &self.cells {
+            let cell = result.cell;
             for server in &result.servers {
-                let (name, cell) = (&server.name, result.cell);
                 if let Some(why) = &server.failure {
-                    cautions.push(format!("{name} failed in `{cell}`: {why}"));
+                    cautions.push(format!("{} failed in `{cell}`: {why}", server.name));
                 }
-                if result.has_fallen_behind(server) {
-                    cautions.push(format!(
-                        "{name} answered less than was due in `{cell}`: it or its load was too slow"
-                    ));
-                }
+            }
+            let behind = result.servers.iter().filter(|server| result.has_fallen_behind(server));
+            let behind: Vec<&str> = behind.map(|server| &*server.name).collect();
+            if !behind.is_empty() {
+                cautions.push(format!(
+                    "in `{cell}` less was answered than was due, for the server or its load was \
+                     too slow: {}",
+                    behind.join(", ")
+                ));
             }
         }
         cautions
@@ -112,6 +116,12 @@ impl CellResult {
         is_asked.then(|| server.ratio_to(self.of(BASE)?)).flatten()
     }
 
+    /// What this library on io_uring costs as a ratio to another server.
+    pub(crate) fn subject_ratio(&self, other: &ServerResult) -> Option<Spread> {
+        let is_other = other.name != SUBJECT;
+        is_other.then(|| self.of(SUBJECT)?.ratio_to(other)).flatten()
+    }
+
     /// Whether a server answered clearly less than an open loop was to send.
     fn has_fallen_behind(&self, server: &ServerResult) -> bool {
         let answered = server.per_second().map(|answered| answered.middle);
@@ -122,9 +132,10 @@ impl CellResult {
     /// The servers that cost no more than this library on io_uring, with what that costs as a ratio
     /// to each, the largest first.
     pub(crate) fn not_beaten(&self) -> Vec<(&str, Spread)> {
-        let Some(subject) = self.of(SUBJECT) else { return Vec::new() };
-        let others = self.servers.iter().filter(|server| server.name != SUBJECT);
-        let ratios = others.filter_map(|other| Some((&*other.name, subject.ratio_to(other)?)));
+        let ratios = self
+            .servers
+            .iter()
+            .filter_map(|other| Some((&*other.name, self.subject_ratio(other)?)));
         let mut left: Vec<_> = ratios.filter(|(_, ratio)| ratio.middle >= 1.0).collect();
         left.sort_by(|(_, one), (_, other)| other.middle.total_cmp(&one.middle));
         left
@@ -156,6 +167,18 @@ impl ServerResult {
         let pairs = self.samples.iter().zip(&base.samples);
         Spread::of(pairs.map(|(sample, base)| sample.cost / base.cost).filter(|r| r.is_finite()))
     }
+}
+
+/// All servers of the run, as some take no part in some cells.
+pub(crate) fn names(report: &Report) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for server in report.cells.iter().flat_map(|result| &result.servers) {
+        if !names.contains(&&*server.name) {
+            names.push(&server.name);
+        }
+    }
+    names.sort_by_key(|name| number_of(name));
+    names
 }
 
 /// The one place for a server's colour, whichever servers take part.

@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::results::{CellResult, Report, ServerResult};
+use super::results::{CellResult, Report, ServerResult, names};
 use super::statistics::Spread;
 use crate::command::SUBJECT;
 
@@ -63,6 +63,28 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
+/// A time in the unit that suits it.
+pub(crate) fn micros(us: f64) -> String {
+    match us {
+        _ if us >= 1e6 => format!("{} s", short_unit(us / 1e6)),
+        _ if us >= 1e3 => format!("{} ms", short_unit(us / 1e3)),
+        _ => format!("{} µs", short_unit(us)),
+    }
+}
+
+/// Whole where it is whole, as ticks are.
+pub(crate) fn short_unit(value: f64) -> String {
+    if (value - value.round()).abs() < 1e-6 { format!("{value:.0}") } else { short(value) }
+}
+
+pub(crate) fn or_none(value: Option<f64>) -> String {
+    value.map_or("–".to_owned(), short)
+}
+
+pub(crate) fn time_or_none(us: Option<f64>) -> String {
+    us.map_or("–".to_owned(), micros)
+}
+
 pub(crate) fn range(spread: &Spread) -> String {
     format!("{:.2}–{:.2}", spread.low, spread.high)
 }
@@ -79,8 +101,8 @@ fn write_terminal(text: &mut String, report: &Report) -> fmt::Result {
         let cost = if result.cell.is_memory() { "bytes" } else { "CPU µs" };
         writeln!(
             text,
-            "\n  {:12}{:>10}{:>8}  {:13}{:>11}{:>10}{:>10}{:>9}",
-            "", cost, "ratio", "(quartiles)", "per second", "p50 µs", "p99 µs", "calls"
+            "\n  {:12}{:>10}{:>8}  {:13}{:>9}{:>12}{:>10}{:>10}{:>9}",
+            "", cost, "ratio", "(quartiles)", "uring/it", "per second", "p50", "p99", "calls"
         )?;
         for server in &result.servers {
             write_terminal_row(text, result, server)?;
@@ -95,17 +117,17 @@ fn write_terminal_row(text: &mut String, cell: &CellResult, server: &ServerResul
         return writeln!(text, "  {:12}failed: {failure}", server.name);
     }
     let ratio = cell.ratio(server);
-    let or_none = |value: Option<f64>| value.map_or("–".to_owned(), short);
     writeln!(
         text,
-        "  {:12}{:>10}{:>8}  {:13}{:>11}{:>10}{:>10}{:>9}",
+        "  {:12}{:>10}{:>8}  {:13}{:>9}{:>12}{:>10}{:>10}{:>9}",
         server.name,
         or_none(server.cost().map(|cost| cost.middle)),
         ratio.map_or(String::new(), |ratio| format!("{:.2}", ratio.middle)),
         ratio.map_or(String::new(), |ratio| format!("({})", range(&ratio))),
+        cell.subject_ratio(server).map_or(String::new(), |ratio| format!("{:.2}", ratio.middle)),
         or_none(server.per_second().map(|rate| rate.middle)),
-        or_none(server.latency_us_at(0.5)),
-        or_none(server.latency_us_at(0.99)),
+        time_or_none(server.latency_us_at(0.5)),
+        time_or_none(server.latency_us_at(0.99)),
         or_none(server.system_calls),
     )
 }
@@ -140,7 +162,7 @@ fn write_markdown(text: &mut String, report: &Report) -> fmt::Result {
         });
         write_row(text, result, row)?;
     }
-    writeln!(text, "\nCPU µs (bytes where idle) of one unit / p50 µs / p99 µs / system calls:\n")?;
+    writeln!(text, "\nCPU µs (bytes where idle) of one unit / p50 / p99 / system calls:\n")?;
     write_head(text, &names)?;
     for result in &report.cells {
         let row = names.iter().map(|name| result.of(name).map_or(String::new(), absolute));
@@ -150,26 +172,13 @@ fn write_markdown(text: &mut String, report: &Report) -> fmt::Result {
     write_list(text, "\nTo know", &report.cautions())
 }
 
-/// All servers of the run, as some take no part in some cells.
-fn names(report: &Report) -> Vec<&str> {
-    let mut names: Vec<&str> = Vec::new();
-    for server in report.cells.iter().flat_map(|result| &result.servers) {
-        if !names.contains(&&*server.name) {
-            names.push(&server.name);
-        }
-    }
-    names.sort_by_key(|name| super::results::number_of(name));
-    names
-}
-
 fn absolute(server: &ServerResult) -> String {
-    let values = [
-        server.cost().map(|cost| cost.middle),
-        server.latency_us_at(0.5),
-        server.latency_us_at(0.99),
-        server.system_calls,
+    let texts = [
+        or_none(server.cost().map(|cost| cost.middle)),
+        time_or_none(server.latency_us_at(0.5)),
+        time_or_none(server.latency_us_at(0.99)),
+        or_none(server.system_calls),
     ];
-    let texts = values.map(|value| value.map_or("–".to_owned(), short));
     match texts.iter().rposition(|text| text != "–") {
         Some(last) => texts[..=last].join(" / "),
         None => String::new(),
