@@ -114,6 +114,10 @@ fn measure(plan: &Plan) -> io::Result<()> {
         }
     };
     let servers = programs(plan, &mut report)?;
+    if plan.cells.contains(&Cell::Fanout) {
+        let note = "fan-out: the peers echo only, so the plain loop of sends stands for them";
+        report.notes.push(note.to_owned());
+    }
     let (rounds, window) = (plan.rounds, plan.window);
     let bench = Bench { servers, cores, rounds, window, counts_system_calls };
     let seconds = plan.cells.iter().map(|cell| bench.estimate(*cell)).collect();
@@ -121,16 +125,20 @@ fn measure(plan: &Plan) -> io::Result<()> {
     for &cell in &plan.cells {
         progress.begin(&cell.to_string());
         report.cells.push(bench.measure(cell, &progress));
+        // One who ends a long run early keeps what was measured.
+        report.facts = machine::facts(progress.elapsed(), allowed.len());
+        write_files(&report)?;
     }
     progress.end();
-    if plan.cells.contains(&Cell::Fanout) {
-        let note = "fan-out: the peers echo only, so the plain loop of sends stands for them";
-        report.notes.push(note.to_owned());
+    print!("{}", report::text::terminal(&report));
+    println!("\ncharts: target/report/index.html");
+    if let Some(path) = &plan.markdown {
+        let document = std::fs::read_to_string(path).unwrap_or_default();
+        let text = report::text::placed(&document, &report::text::markdown(&report));
+        std::fs::write(path, text)?;
     }
-    report.facts = machine::facts(progress.elapsed(), allowed.len());
-    write(plan, &report)
+    Ok(())
 }
-
 /// Where each server that was asked for comes from. What cannot be had is left out with a note.
 fn programs(plan: &Plan, report: &mut Report) -> io::Result<Vec<(String, PathBuf)>> {
     let this = std::env::current_exe()?;
@@ -171,17 +179,10 @@ fn programs(plan: &Plan, report: &mut Report) -> io::Result<Vec<(String, PathBuf
     Ok(programs)
 }
 
-fn write(plan: &Plan, report: &Report) -> io::Result<()> {
+fn write_files(report: &Report) -> io::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/report");
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("compare.csv"), report::files::csv(report))?;
     std::fs::write(folder.join("compare.json"), report::files::json(report))?;
-    std::fs::write(folder.join("index.html"), report::page::html(report))?;
-    print!("{}", report::text::terminal(report));
-    println!("\ncharts: target/report/index.html");
-    if let Some(path) = &plan.markdown {
-        let document = std::fs::read_to_string(path).unwrap_or_default();
-        std::fs::write(path, report::text::placed(&document, &report::text::markdown(report)))?;
-    }
-    Ok(())
+    std::fs::write(folder.join("index.html"), report::page::html(report))
 }
