@@ -217,9 +217,9 @@ fn cells_that_are_not_won_are_told() {
 #[test]
 fn a_load_that_fell_behind_is_told() {
     let mut result = result("half:1000x64", &[server("uring", &[1.0])]);
-    result.rate = Some(1050.0);
+    result.servers[0].samples[0].part = 0.95;
     assert_eq!(report_of(vec![result.clone()]).cautions().len(), 1, "the note alone");
-    result.rate = Some(2000.0);
+    result.servers[0].samples[0].part = 0.8;
     assert_eq!(report_of(vec![result]).cautions().len(), 2);
 }
 
@@ -228,10 +228,11 @@ fn a_load_that_fell_behind_is_told() {
 fn samples_survive_the_pipe() {
     let latency_us: Vec<f64> = (0..QUANTILES.len()).map(|place| place as f64 * 0.1).collect();
     for (latency_us, system_calls) in [(latency_us, Some(0.125)), (Vec::new(), None)] {
-        let sample = Sample { cost: 1.0 / 3.0, per_second: 1e6, latency_us, system_calls };
+        let (cost, per_second, part) = (1.0 / 3.0, 1e6, 0.5);
+        let sample = Sample { cost, per_second, part, latency_us, system_calls };
         assert_eq!(Sample::from_line(&sample.to_line()), Some(sample));
     }
-    for line in ["", "1 2", "1 2 3 4", "a b c"] {
+    for line in ["", "1 2 3", "1 2 3 4 5", "a b c d"] {
         assert_eq!(Sample::from_line(line), None, "{line}");
     }
 }
@@ -394,6 +395,7 @@ fn the_load_runs_against_the_plain_server() {
         assert!(closed.answers >= 20 * 3 && closed.latency_us.is_sorted(), "{closed:?}");
         let open = load.open_loop(400.0, Duration::ZERO, window, &cpu).unwrap();
         assert!(open.elapsed >= window && open.answers <= 100, "{open:?}");
+        assert!(open.due > 0 && open.due <= 100, "{open:?}");
         assert!(load.answers_in_all() >= 20 * 10 + closed.answers + open.answers);
     }
 }

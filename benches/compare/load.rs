@@ -174,16 +174,18 @@ impl Load {
             }
         };
         let Work { units, elapsed, server_cpu } = work;
-        let window = Window { answers: units, elapsed, server_cpu, latency_us: Vec::new() };
+        let window =
+            Window { answers: units, due: units, elapsed, server_cpu, latency_us: Vec::new() };
         Ok(sample_of(window))
     }
 }
 
 fn sample_of(window: Window) -> (Sample, usize) {
-    let Window { answers, elapsed, server_cpu, latency_us } = window;
+    let Window { answers, due, elapsed, server_cpu, latency_us } = window;
     let cost = server_cpu.as_secs_f64() * 1e6 / answers as f64;
     let per_second = answers as f64 / elapsed.as_secs_f64();
-    (Sample { cost, per_second, latency_us, system_calls: None }, answers)
+    let part = answers as f64 / due.max(1) as f64;
+    (Sample { cost, per_second, part, latency_us, system_calls: None }, answers)
 }
 
 /// Does it until the time has passed, and sums what it says it did.

@@ -23,6 +23,8 @@ use super::{HEADER_LEN, header};
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     pub(crate) answers: usize,
+    /// PDUs of an open loop that were to be sent; of a closed one those that were answered.
+    pub(crate) due: usize,
     pub(crate) elapsed: Duration,
     pub(crate) server_cpu: Duration,
     /// In µs from the time a PDU was to be sent until its answer was read, at [`QUANTILES`].
@@ -91,7 +93,7 @@ impl Generator {
         let latency_us = self.kit.latency_us();
         self.kit.refills = false;
         self.turn_until(|load| load.outstanding == 0)?;
-        Ok(Window { answers, elapsed, server_cpu, latency_us })
+        Ok(Window { answers, due: answers, elapsed, server_cpu, latency_us })
     }
 
     /// Sends a mean of `per_second` PDUs when they are due, whatever has been answered by then.
@@ -108,11 +110,11 @@ impl Generator {
         self.follow(&mut schedule, warm_up)?;
         let start = self.kit.restart();
         let cpu_start = server_cpu.now()?;
-        self.follow(&mut schedule, window)?;
+        let due = self.follow(&mut schedule, window)?;
         let server_cpu = server_cpu.now()? - cpu_start;
         let (elapsed, answers) = (start.elapsed(), self.kit.answers);
         self.turn_until(|load| load.outstanding == 0)?;
-        Ok(Window { answers, elapsed, server_cpu, latency_us: self.kit.latency_us() })
+        Ok(Window { answers, due, elapsed, server_cpu, latency_us: self.kit.latency_us() })
     }
 
     /// Sends that many PDUs on every connection as fast as it takes them, and returns the time
@@ -130,9 +132,11 @@ impl Generator {
         self.kit.answers_in_all
     }
 
-    /// It never sleeps: a wake-up would come later than most PDUs are due.
-    fn follow(&mut self, schedule: &mut Schedule, span: Duration) -> io::Result<()> {
+    /// Returns how many PDUs were due, the ones included that there was no time to send. It never
+    /// sleeps: a wake-up would come later than most PDUs are due.
+    fn follow(&mut self, schedule: &mut Schedule, span: Duration) -> io::Result<usize> {
         let start = Instant::now();
+        let mut all = 0;
         while start.elapsed() < span {
             let now_ns = self.kit.now_ns();
             // Answers are read between, so that the load makes none late by itself.
@@ -142,10 +146,13 @@ impl Generator {
                 connection.demand(1, due.at_ns);
                 connection.send(&mut self.kit)?;
                 self.outstanding += 1;
+                all += 1;
             }
             self.poll(Duration::ZERO)?;
         }
-        Ok(())
+        let now_ns = self.kit.now_ns();
+        let mut unsent = schedule.clone();
+        Ok(all + std::iter::from_fn(|| unsent.due(now_ns)).count())
     }
 
     fn begin(&mut self, count: usize) -> io::Result<()> {

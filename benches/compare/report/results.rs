@@ -49,6 +49,8 @@ pub(crate) struct Sample {
     pub(crate) cost: f64,
     /// 0 where it means nothing.
     pub(crate) per_second: f64,
+    /// Of what was due in an open loop, what was answered in the time.
+    pub(crate) part: f64,
     /// In µs at [`QUANTILES`]; nothing where it is not measured.
     pub(crate) latency_us: Vec<f64>,
     /// Nothing where they were not counted.
@@ -84,7 +86,7 @@ impl Sample {
     /// One line without its end, as the process that makes the load tells it.
     pub(crate) fn to_line(&self) -> String {
         let calls = self.system_calls.unwrap_or(f64::NAN);
-        let numbers = [self.cost, self.per_second, calls];
+        let numbers = [self.cost, self.per_second, self.part, calls];
         let words: Vec<String> =
             numbers.iter().chain(&self.latency_us).map(|number| format!("{number}")).collect();
         words.join(" ")
@@ -93,11 +95,12 @@ impl Sample {
     pub(crate) fn from_line(line: &str) -> Option<Self> {
         let numbers: Vec<f64> =
             line.split_whitespace().map(|word| word.parse().ok()).collect::<Option<_>>()?;
-        let (&[cost, per_second, calls], latency_us) = numbers.split_first_chunk()?;
+        let (&[cost, per_second, part, calls], latency_us) = numbers.split_first_chunk()?;
         let is_whole = latency_us.is_empty() || latency_us.len() == QUANTILES.len();
         is_whole.then(|| Self {
             cost,
             per_second,
+            part,
             latency_us: latency_us.to_vec(),
             system_calls: (!calls.is_nan()).then_some(calls),
         })
@@ -124,9 +127,8 @@ impl CellResult {
 
     /// Whether a server answered clearly less than an open loop was to send.
     fn has_fallen_behind(&self, server: &ServerResult) -> bool {
-        let answered = server.per_second().map(|answered| answered.middle);
-        let pair = self.rate.zip(answered);
-        pair.is_some_and(|(rate, answered)| answered < rate * ANSWERED_MIN)
+        let part = Spread::of(server.samples.iter().map(|sample| sample.part));
+        self.cell.is_open_loop() && part.is_some_and(|part| part.middle < ANSWERED_MIN)
     }
 
     /// The servers that cost no more than this library on io_uring, with what that costs as a ratio
@@ -186,6 +188,5 @@ pub(crate) fn number_of(server: &str) -> usize {
     SERVERS.iter().position(|(name, _)| *name == server).unwrap_or(SERVERS.len())
 }
 
-/// Of what an open loop is to send in a window. Arrivals are drawn, so a part may be missing by
-/// chance.
+/// Of what was due. The last are answered when the time is over, so it is never quite all.
 const ANSWERED_MIN: f64 = 0.9;
