@@ -188,8 +188,7 @@ impl SimNet {
     }
 
     /// Goes on by one step: one of the programs that have something to do makes a turn, or else
-    /// time jumps to when the next one has. `false` when nothing is ever
-    /// going to happen.
+    /// time jumps to when the next one has. `false` when nothing is ever going to happen.
     ///
     /// A program that is not among those given stands still, as if its host were paused.
     ///

@@ -166,6 +166,55 @@ fn a_peer_that_floods_gets_everything() {
     });
 }
 
+/// A peer that gets at once what was pending, and does not end its stream, is let go two seconds
+/// after it was seen to have it.
+#[test]
+fn a_peer_that_has_what_was_pending_is_let_go() {
+    on_every_backend(|lane| {
+        let (mut world, clock) = world(lane);
+        let (mut peer, handle) = world.served_peer();
+        world.net.send(handle, b"good bye").unwrap();
+        world.net.close(handle).unwrap();
+        world.read(&mut peer, 8);
+        let passed = pass_until_gone(&mut world, &clock);
+        assert!(seconds(2) <= passed && passed < seconds(4), "{passed:?}");
+        assert_eq!(world.net.stats().closes_cut, 0);
+    });
+}
+
+/// What was received of a PDU goes with the close, not with the connection.
+#[test]
+fn half_a_pdu_is_not_kept_for_nobody() {
+    on_every_backend(|lane| {
+        let (mut world, _) = world(lane);
+        let (mut peer, handle) = world.served_peer();
+        world.write(&mut peer, &frame(100_000, 1)[..50_000]);
+        world.turn_while_not("it is kept", |world| world.net.stats().buffered_bytes >= 50_000);
+        world.net.close(handle).unwrap();
+        let stats = world.net.stats();
+        assert_eq!((stats.closing, stats.buffered_bytes), (1, 0));
+    });
+}
+
+/// A reset of a peer that sends more than is waited for is noticed.
+#[test]
+fn a_flood_that_ends_by_a_reset_is_over() {
+    on_every_backend(|lane| {
+        let (mut world, clock) = world(lane);
+        let (mut peer, _) = closed_with_bytes_in_the_kernel(&mut world);
+        let flood = pattern(64 << 10);
+        let mut is_stuck = false;
+        while !is_stuck {
+            is_stuck = peer.write(&flood).is_err();
+            world.settle();
+        }
+        reset(peer);
+        let passed = pass_until_gone(&mut world, &clock);
+        assert!(passed < seconds(3), "it is gone, and noticed after {passed:?}");
+        assert_eq!(world.net.stats().closes_cut, 0);
+    });
+}
+
 /// A peer that has everything and does not end its stream is let go after two seconds: from the
 /// close, or from when it was seen to have it.
 #[test]

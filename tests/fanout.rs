@@ -104,7 +104,9 @@ fn a_body_is_sent_as_often_as_is_asked() {
 fn a_slow_receiver_hits_its_own_limits_alone() {
     const LIMITS: BacklogLimits = BacklogLimits { low: 4000, high: 16_000, max: 64_000 };
     on_every_backend(|lane| {
-        let mut world = World::with(lane.options().backlog(LIMITS));
+        // However long it takes to fill them, the slow ones are not to be cut for it.
+        let liveness = Liveness::new().write_stall(Duration::MAX);
+        let mut world = World::with(lane.options().backlog(LIMITS).liveness(liveness));
         let (mut peers, handles) = peers(&mut world, 6);
         let (source, shared) = body(&pattern(1024));
         for (peer, handle) in peers.iter().zip(&handles).take(2) {

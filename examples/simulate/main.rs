@@ -132,7 +132,7 @@ fn settings() -> Result<Settings, lexopt::Error> {
         match argument {
             Long("seed") => {
                 let seed: u64 = arguments.value()?.parse()?;
-                settings.seeds = seed..seed + 1;
+                settings.seeds = seed..seed.checked_add(1).ok_or("a seed is below 2^64 - 1")?;
             }
             Long("seeds") => settings.seeds = arguments.value()?.parse_with(range)?,
             Long("decisions") => settings.decisions = Some(arguments.value()?.into()),
@@ -140,6 +140,10 @@ fn settings() -> Result<Settings, lexopt::Error> {
             Long("help") => return Err("this is what it takes:".into()),
             _ => return Err(argument.unexpected()),
         }
+    }
+    let is_one = settings.decisions.is_some() || settings.seeds.end - settings.seeds.start == 1;
+    if settings.trace && !is_one {
+        return Err("--trace is for one seed".into());
     }
     Ok(settings)
 }

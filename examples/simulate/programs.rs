@@ -150,7 +150,7 @@ impl Program {
         let mut frame = [0; 16];
         Header::new(1, 2).write(length, &mut frame);
         if net.send(handle, &[frame.as_slice(), &body].concat()).is_ok() {
-            self.oracle.borrow_mut().on_sent(connection, self.side);
+            self.oracle.borrow_mut().on_sent(connection, self.side, body.len());
         }
     }
 

@@ -1,5 +1,5 @@
-//! A connection that takes any bytes: PDUs reach the handlers that their ids and bodies name, errors
-//! are counted up to the budget and close, and nothing of a connection is left behind.
+//! A connection that takes any bytes: PDUs reach the handlers that their ids and bodies name,
+//! errors are counted up to the budget and close, and nothing of a connection is left behind.
 //!
 //! Through the whole library, on epoll and on io_uring where it works. The bytes are a choice of
 //! both and of the budget, the size of the pieces, and what the peer sends.

@@ -52,80 +52,97 @@ impl Model {
     }
 }
 
-/// A `Netlib` with options from the bytes, where they are within their bounds. Few are set at a
-/// time, as any that is out of bounds hides the others.
-fn build(reader: &mut ByteReader<'_>) -> Result<Option<(Netlib<()>, Model)>, Underflow> {
-    let mut options = Options::new().backend(Backend::Epoll);
-    let mut pool_bytes = 0;
-    let mut model = Model {
-        user_data: 0,
-        delivery: Delivery::default(),
-        backlog: BacklogLimits::default(),
-        liveness: Liveness::new(),
-        limits: Limits::new(),
-    };
-    let mut are_within = [true; 8];
-    for _ in 0..reader.u8()? % 8 {
-        match reader.u8()? % 12 {
-            0 => {
-                let entries = number(reader)?;
-                are_within[0] = (8..=32_768).contains(&entries);
-                options = options.ring_entries(entries);
-            }
-            1 => {
-                let (count, len) = (reader.u16()?, number(reader)?);
-                are_within[1] = (1..=32_768).contains(&count) && (64..=1_048_576).contains(&len);
-                pool_bytes = u64::from(count) * u64::from(len);
-                options = options.pool(count, len);
-            }
-            2 => {
-                let count = number(reader)?;
-                are_within[2] = count > 0;
-                options = options.sockets_max(count);
-            }
-            3 => {
-                let bytes = number(reader)?;
-                are_within[3] = bytes > 0;
-                options = options.pull_bytes_max(bytes);
-            }
-            4 => {
-                let bytes = number(reader)?;
-                are_within[4] = bytes > 0;
-                options = options.buffered_bytes_max(bytes as usize);
-            }
-            5 => {
-                let count = reader.u16()?;
-                are_within[5] = (1..=32_768).contains(&count);
-                options = options.calls_max(count);
-            }
-            6 => {
-                let (first, last) = (span(reader)?, span(reader)?);
-                are_within[6] = first <= last;
-                options = options.accept_pause(first, last);
-            }
-            7 => {
-                options = options.connect_timeout(span(reader)?).close_timeout(span(reader)?);
-            }
-            8 => {
-                model.delivery = delivery(reader)?;
-                options = options.delivery(model.delivery);
-            }
-            9 => {
-                model.backlog = backlog(reader)?;
-                are_within[7] = is_in_order(model.backlog);
-                options = options.backlog(model.backlog);
-            }
-            10 => {
-                model.liveness = liveness(reader)?;
-                options = options.liveness(model.liveness.clone());
-            }
-            _ => {
-                model.limits = limits(reader)?;
-                options = options.limits(model.limits.clone());
-            }
+/// Options of a `Netlib`, what a socket will have of them, and whether they are within bounds.
+struct Choice {
+    options: Options,
+    model: Model,
+    are_within: bool,
+    pool_bytes: u64,
+}
+
+impl Choice {
+    fn new() -> Self {
+        Self {
+            options: Options::new().backend(Backend::Epoll),
+            model: Model {
+                user_data: 0,
+                delivery: Delivery::default(),
+                backlog: BacklogLimits::default(),
+                liveness: Liveness::new(),
+                limits: Limits::new(),
+            },
+            are_within: true,
+            pool_bytes: 0,
         }
     }
-    let are_within = are_within.iter().all(|is_within| *is_within);
+
+    /// Sets an option that only counts something.
+    fn set_number(&mut self, choice: u8, reader: &mut ByteReader<'_>) -> Result<(), Underflow> {
+        let (options, number) = (self.options.clone(), number(reader)?);
+        let (options, is_within) = match choice {
+            0 => (options.ring_entries(number), (8..=32_768).contains(&number)),
+            1 => (options.sockets_max(number), number > 0),
+            2 => (options.pull_bytes_max(number), number > 0),
+            3 => (options.buffered_bytes_max(number as usize), number > 0),
+            4 => {
+                let calls = u16::try_from(number).unwrap_or(u16::MAX);
+                (options.calls_max(calls), (1..=32_768).contains(&calls))
+            }
+            _ => {
+                let count = reader.u16()?;
+                self.pool_bytes = u64::from(count) * u64::from(number);
+                let is_within = (1..=32_768).contains(&count) && (64..=1_048_576).contains(&number);
+                (options.pool(count, number), is_within)
+            }
+        };
+        self.options = options;
+        self.are_within &= is_within;
+        Ok(())
+    }
+
+    /// Sets any option.
+    fn set(&mut self, choice: u8, reader: &mut ByteReader<'_>) -> Result<(), Underflow> {
+        let options = self.options.clone();
+        self.options = match choice {
+            0..=5 => return self.set_number(choice, reader),
+            6 => {
+                let (first, last) = (span(reader)?, span(reader)?);
+                self.are_within &= first <= last;
+                options.accept_pause(first, last)
+            }
+            7 => options.connect_timeout(span(reader)?).close_timeout(span(reader)?),
+            8 => {
+                self.model.delivery = delivery(reader)?;
+                options.delivery(self.model.delivery)
+            }
+            9 => {
+                self.model.backlog = backlog(reader)?;
+                self.are_within &= is_in_order(self.model.backlog);
+                options.backlog(self.model.backlog)
+            }
+            10 => {
+                self.model.liveness = liveness(reader)?;
+                options.liveness(self.model.liveness.clone())
+            }
+            _ => {
+                self.model.limits = limits(reader)?;
+                options.limits(self.model.limits.clone())
+            }
+        };
+        Ok(())
+    }
+}
+
+/// A `Netlib` with options from the bytes, where they are within their bounds. Few are set at a
+/// time, each at most once, as any that is out of bounds hides the others.
+fn build(reader: &mut ByteReader<'_>) -> Result<Option<(Netlib<()>, Model)>, Underflow> {
+    let mut chosen = Choice::new();
+    let mut left: Vec<u8> = (0..12).collect();
+    for _ in 0..reader.u8()? % 8 {
+        let choice = left.swap_remove(usize::from(reader.u8()?) % left.len());
+        chosen.set(choice, reader)?;
+    }
+    let Choice { options, model, are_within, pool_bytes } = chosen;
     if are_within && pool_bytes > POOL_MAX {
         // Right, and more than a fuzzer has.
         return Ok(None);

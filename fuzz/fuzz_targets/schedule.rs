@@ -11,6 +11,7 @@ mod oracle;
 #[path = "../../examples/simulate/programs.rs"]
 mod programs;
 #[path = "../../examples/simulate/workload.rs"]
+#[expect(dead_code, reason = "seeds are for the example and the tests")]
 mod workload;
 
 use libfuzzer_sys::fuzz_target;

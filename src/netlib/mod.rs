@@ -63,8 +63,8 @@ use crate::stats::Stats;
 /// - **C6** Data before the end of the stream: every byte that arrived is delivered before Close.
 ///   A reset makes the kernel drop what it has not handed over; the rest is delivered.
 /// - **C7** [`close`](Self::close) after [`send`](Self::send) flushes what was accepted: the
-///   connection is kept until the peer's kernel has acknowledged all of it, within
-///   [`Options::close_timeout`]. `abort` flushes nothing.
+///   connection is kept until the peer's kernel has acknowledged all of it or the peer has ended
+///   its own stream, within [`Options::close_timeout`]. `abort` flushes nothing.
 ///
 /// # A server
 ///
@@ -325,8 +325,8 @@ impl<A> Netlib<A> {
 
     /// Closes gracefully: what `send` accepted is flushed, until the peer's kernel has
     /// acknowledged it, and the peer's end of stream is awaited, all within
-    /// [`Options::close_timeout`] (C7). Of a peer that had nothing to get when this was called, or
-    /// was slow to get it, the end is awaited for no longer than 2 s from when it has everything.
+    /// [`Options::close_timeout`] (C7). That end is awaited for no longer than 2 s from when the
+    /// peer was seen to have everything; whoever has ended already is left to the kernel at once.
     /// What the peer still sends is dropped, up to 1 MiB. The handle is stale at once (C2). A
     /// listener or an attempt to connect ends at once. Inside the Close event this changes
     /// nothing.

@@ -188,8 +188,9 @@ impl Options {
 
     /// How long a closed connection may take until its peer has acknowledged everything and has
     /// ended its own stream, before it is cut. Default 10 s. One whose peer has taken nothing of
-    /// what the kernel had for it, since a second after the close, is then reset; for one that
-    /// takes it slowly the rest is left to the kernel. Either is counted in
+    /// what the kernel had for it, since a second after the close, is then reset, and so is one for
+    /// which bytes still wait here; for another that takes it slowly the rest is left to the
+    /// kernel, unless it has sent what is not received any more. Each is counted in
     /// [`Stats::closes_cut`](crate::Stats::closes_cut).
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;

@@ -7,11 +7,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::mem;
 use std::time::Duration;
 
 use super::{Alarm, Parting, Reactor, State, millis};
 use crate::driver::{Driver, End};
 use crate::event::Handle;
+use crate::options::NEVER;
 
 /// How a socket goes once its user is done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +27,16 @@ pub(crate) enum Release {
 }
 
 impl Parting {
-    /// A connection that is closed now has so long in all. The end of its peer is waited for all
-    /// of that time, where it may still be busy with what was just pending, or for a shorter one.
+    /// A connection that is closed now has so long in all. The end of a peer that had nothing to
+    /// get is waited for from now on; of another, from when it has everything.
     pub(crate) fn new(now_ms: u64, timeout: Duration, has_pending: bool) -> Self {
-        let linger = if has_pending { timeout } else { timeout.min(LINGER_MAX) };
-        let after = |span: Duration| now_ms.saturating_add(millis(span));
-        Self { close_by_ms: after(timeout), linger_by_ms: after(linger), left: 0 }
+        let close_by_ms = now_ms.saturating_add(millis(timeout));
+        Self {
+            first_look_ms: now_ms.saturating_add(FIRST_LOOK_MS),
+            close_by_ms,
+            linger_by_ms: if has_pending { NEVER } else { now_ms.saturating_add(LINGER_MS) },
+            left: 0,
+        }
     }
 }
 
@@ -44,11 +50,13 @@ impl<C> Reactor<C> {
         parting: Parting,
     ) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
+        // Nobody is told of it any more.
+        self.spare.give(mem::take(&mut socket.reader).into_buffer());
         match release {
             Release::Flush => {
                 socket.enter(State::Flushing, &mut self.census);
                 socket.parting = parting;
-                let first_ms = parting.close_by_ms.min(self.now_ms.saturating_add(FIRST_LOOK_MS));
+                let first_ms = parting.close_by_ms.min(parting.first_look_ms);
                 self.arm(handle, first_ms, Alarm::Close(handle));
             }
             Release::Drop => {
@@ -74,19 +82,24 @@ impl<C> Reactor<C> {
         let left = match socket.state() {
             State::Lingering => driver.unacknowledged(handle),
             // More waits here than the kernel has taken.
-            _ => usize::MAX,
+            State::Flushing => usize::MAX,
+            // It is over, but for completions that are still to come.
+            _ => return,
         };
+        if !has_peer(driver, handle) {
+            // One that sends too much is not received from, which would tell.
+            return self.cut(driver, handle);
+        }
         let is_flooded = socket.is_flooded();
-        let Parting { close_by_ms, linger_by_ms, left: left_before } = socket.parting;
+        let Parting { close_by_ms, linger_by_ms, left: left_before, .. } = socket.parting;
         if left == 0 || left_before == 0 {
             socket.parting.left = left;
         }
         let next_ms = match left {
             0 if is_flooded => now_ms,
-            0 if left_before > 0 => {
+            0 if left_before > 0 || linger_by_ms == NEVER => {
                 // It may just now have got hold of it; its end is waited for a little longer.
-                let linger_ms = millis(LINGER_MAX);
-                socket.parting.linger_by_ms = linger_by_ms.max(now_ms.saturating_add(linger_ms));
+                socket.parting.linger_by_ms = now_ms.saturating_add(LINGER_MS);
                 socket.parting.linger_by_ms
             }
             0 => linger_by_ms,
@@ -129,8 +142,13 @@ impl<C> Reactor<C> {
     }
 }
 
-/// How long the end of a peer is waited for that has nothing more to get.
-const LINGER_MAX: Duration = Duration::from_secs(2);
+/// Whether the connection has not broken yet.
+fn has_peer<D: Driver>(driver: &D, handle: Handle) -> bool {
+    driver.socket(handle).is_some_and(|socket| socket.peer_address().is_ok())
+}
+
+/// How long the end of a peer is waited for that has nothing more to get: 2 s.
+const LINGER_MS: u64 = 2000;
 
 /// After how long a closing connection is looked at first; hardly any is there for so long.
 const FIRST_LOOK_MS: u64 = 1000;

@@ -76,9 +76,12 @@ pub(crate) struct Socket<C> {
 /// Until when a closing connection is kept, and what is known of how it goes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Parting {
+    /// Before it, nobody asks what is left.
+    pub(crate) first_look_ms: u64,
     /// At this time it goes, whatever is left.
     pub(crate) close_by_ms: u64,
-    /// Until then the end of a peer is waited for that has acknowledged everything.
+    /// Until then the end of a peer is waited for that has acknowledged everything; `NEVER` while
+    /// it is not known to have.
     pub(crate) linger_by_ms: u64,
     /// Bytes that were not acknowledged at the first look; 0 before it, and once there are none.
     pub(crate) left: usize,

@@ -329,6 +329,13 @@ impl Peer {
         }
     }
 
+    /// Leaves it little room for what it does not read.
+    pub(super) fn shrink(&mut self) {
+        if let Self::System(socket) = self {
+            socket.set_recv_buffer_size(1 << 15).unwrap();
+        }
+    }
+
     /// Closes it by a reset.
     pub(super) fn reset(self) {
         match self {

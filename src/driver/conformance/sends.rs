@@ -77,6 +77,8 @@ fn what_the_peer_lacks_is_told() {
     on_every_driver(Options::new(), |rig| {
         let (handle, mut peer) = rig.tcp_pair();
         peer.set_blocking(false);
+        // So that the end of the send waits in the own kernel, whatever the peer has read.
+        peer.shrink();
         rig.driver.socket(handle).unwrap().set_send_buffer_size(LEN).unwrap();
         let mut received = 0;
         let mut read = |rig: &mut Rig| {

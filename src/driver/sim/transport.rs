@@ -156,7 +156,7 @@ impl World {
         let left = self.decisions.index(left + 1);
         if let Some(stream) = self.stream_mut(id) {
             stream.is_dead = true;
-            stream.outbox.truncate(left);
+            stream.keep_first(left);
         }
         let node = self.sockets.get(&id).and_then(|socket| socket.node);
         self.stir(node);
@@ -354,6 +354,16 @@ impl World {
 }
 
 impl Stream {
+    /// Drops all but so many of the pieces that are on their way.
+    pub(super) fn keep_first(&mut self, count: usize) {
+        self.outbox.truncate(count);
+        let len = |segment: &Segment| match &segment.content {
+            Content::Data(bytes) => bytes.len(),
+            Content::End | Content::Reset => 0,
+        };
+        self.outbox_len = self.outbox.iter().map(len).sum();
+    }
+
     fn drop_outbox(&mut self) {
         // A reset that is on its way stays: it is all that the peer will hear.
         self.outbox.retain(|segment| matches!(segment.content, Content::Reset));

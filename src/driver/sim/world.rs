@@ -262,7 +262,8 @@ impl World {
         let (source, target) = (self.hosts[from].ip, self.hosts[to].ip);
         self.write(&format!("nothing passes from {source} to {target}"));
         self.counts.shut_links += 1;
-        self.shut.insert((from, to), until);
+        let shut = self.shut.entry((from, to)).or_default();
+        *shut = until.max(*shut);
     }
 
     /// Opens every link.
@@ -366,7 +367,7 @@ impl World {
             Role::Stream(stream) => {
                 // Some of what was sent had left already.
                 let left = self.decisions.index(stream.outbox.len() + 1);
-                stream.outbox.truncate(left);
+                stream.keep_first(left);
             }
             Role::Fresh | Role::Listener { .. } | Role::Connecting { .. } => {
                 self.sockets.remove(&id);
