@@ -1,0 +1,390 @@
+//! netlib's fourteen functions. `include/netlib.h` documents them for those who call them.
+//!
+//! Each checks what it was given, enters the runtime, and turns the outcome into a return value
+//! and `errno`. None lets a panic out.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use uring_netlib::{Netlib, RunError};
+
+use crate::foreign::{self, Failure};
+use crate::layer::{Layer, REFUSED, Target};
+use crate::lend::{self, Callback, OUTBOX, Refusal};
+use crate::outbox::SEND_MAX;
+
+static MUST_STOP: AtomicBool = AtomicBool::new(false);
+static IS_RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// Starts the runtime: the calling thread owns it until `netlib_destroy`.
+#[unsafe(no_mangle)]
+pub extern "C" fn netlib_init() -> c_int {
+    guard(|| lend::start().map(|()| OK))
+}
+
+/// Ends the runtime, once the kernel has what was sent, or after two seconds.
+#[unsafe(no_mangle)]
+pub extern "C" fn netlib_destroy() -> c_int {
+    guard(|| {
+        if lend::is_telling() && lend::is_owner() {
+            return Err(libc::EBUSY);
+        }
+        let ended = lend::enter(|layer, net| {
+            layer.close_all(net);
+            let end = Instant::now() + DESTROY_MAX;
+            while net.stats().buffered_bytes > 0 && Instant::now() < end {
+                if net.turn(layer, SHORT).is_err() {
+                    break;
+                }
+            }
+        });
+        match ended {
+            Ok(()) => lend::end(),
+            Err(Refusal::Absent) => {}
+            Err(refusal) => return Err(refusal.errno()),
+        }
+        Ok(OK)
+    })
+}
+
+/// Listens; 0, or -1 with `errno`.
+///
+/// # Safety
+/// - `server_ip` is null or a text that ends with a zero byte.
+/// - `callback` is null or such a function, which may be called with `callback_data`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn netlib_listen(
+    server_ip: *const c_char,
+    port: u16,
+    callback: Option<Callback>,
+    callback_data: *mut c_void,
+) -> c_int {
+    guard(|| {
+        let target = target(callback, callback_data)?;
+        // SAFETY: as the caller promises.
+        let host = unsafe { foreign::text(server_ip) }?;
+        started(|layer, net| layer.listen(net, (host, port), target)).map(|_| OK)
+    })
+}
+
+/// Connects; a handle, or -1 with `errno`.
+///
+/// # Safety
+/// As `netlib_listen`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn netlib_connect(
+    server_ip: *const c_char,
+    port: u16,
+    callback: Option<Callback>,
+    callback_data: *mut c_void,
+) -> c_int {
+    guard(|| {
+        let target = target(callback, callback_data)?;
+        // SAFETY: as the caller promises.
+        let host = unsafe { foreign::text(server_ip) }?;
+        started(|layer, net| layer.connect(net, (host, port), target))
+    })
+}
+
+/// Sends what there is room for; how much that is, 0 for nothing, or -1 with `errno`.
+///
+/// # Safety
+/// - `buf` is null, or `len` bytes there are readable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn netlib_send(handle: c_int, buf: *const c_void, len: c_int) -> c_int {
+    guard(|| {
+        // SAFETY: as the caller promises.
+        let bytes = unsafe { foreign::bytes(buf, len) }?;
+        let sent = match lend::enter(|layer, net| layer.send(net, handle, bytes)) {
+            Ok(sent) => sent?,
+            Err(Refusal::Absent) => return Err(libc::EBADF),
+            Err(Refusal::Foreign | Refusal::Entered) => send_later(handle, bytes)?,
+        };
+        if sent == 0 && len > 0 {
+            foreign::set_errno(libc::EAGAIN);
+        }
+        Ok(count(sent))
+    })
+}
+
+/// Receives; how many bytes, 0 at the end of the stream, or -1 with `errno`.
+///
+/// # Safety
+/// - `buf` is null, or `len` bytes there are writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn netlib_recv(handle: c_int, buf: *mut c_void, len: c_int) -> c_int {
+    guard(|| {
+        // SAFETY: as the caller promises.
+        let space = unsafe { foreign::space(buf, len) }?;
+        let received = entered(|layer, net| layer.recv(net, handle, space))?;
+        if received == 0 {
+            foreign::set_errno(0);
+        }
+        Ok(count(received))
+    })
+}
+
+/// Closes; what was sent before is flushed. 0, or -1 with `errno`.
+#[unsafe(no_mangle)]
+pub extern "C" fn netlib_close(handle: c_int) -> c_int {
+    guard(|| entered(|layer, net| layer.close(net, handle)).map(|()| OK))
+}
+
+/// Reads or sets an option; 0, or -1 with `errno`.
+///
+/// # Safety
+/// - `optval` is null, or leads to what `opt` asks for.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn netlib_option(handle: c_int, opt: c_int, optval: *mut c_void) -> c_int {
+    guard(|| {
+        // Before anything else, as an unknown handle is an error whatever is asked of it.
+        entered(|layer, _| layer.change_target(handle, |_| ()))?;
+        if opt >= GET_REMOTE_IP && optval.is_null() {
+            return Err(libc::EINVAL);
+        }
+        match opt {
+            SET_CALLBACK => {
+                if optval.is_null() {
+                    return Err(libc::EINVAL);
+                }
+                // SAFETY: the caller gives a function for this option; it is not null.
+                let callback = unsafe { mem::transmute::<*mut c_void, Callback>(optval) };
+                entered(|layer, _| layer.change_target(handle, |one| one.callback = callback))?;
+            }
+            SET_CALLBACK_DATA => {
+                entered(|layer, _| layer.change_target(handle, |one| one.data = optval))?;
+            }
+            GET_REMOTE_IP => {
+                let (ip, _) = entered(|layer, _| layer.remote(handle))?;
+                // SAFETY: the caller gives a string for this option.
+                unsafe { foreign::assign_string(optval, &ip) }?;
+            }
+            GET_REMOTE_PORT => {
+                let (_, port) = entered(|layer, _| layer.remote(handle))?;
+                // SAFETY: the caller gives an `uint16_t` for this option.
+                unsafe { foreign::answer(optval, port) }?;
+            }
+            GET_LOCAL_IP => {
+                let (ip, _) = entered(|layer, net| layer.local(net, handle))?;
+                // SAFETY: the caller gives a string for this option.
+                unsafe { foreign::assign_string(optval, &ip) }?;
+            }
+            GET_LOCAL_PORT => {
+                let (_, port) = entered(|layer, net| layer.local(net, handle))?;
+                // SAFETY: the caller gives an `uint16_t` for this option.
+                unsafe { foreign::answer(optval, port) }?;
+            }
+            SET_SEND_BUF_SIZE | SET_RECV_BUF_SIZE => {
+                // SAFETY: the caller gives an `uint32_t` for these options.
+                let bytes = unsafe { foreign::value::<u32>(optval) }?;
+                let size = (opt == SET_SEND_BUF_SIZE, bytes);
+                entered(|layer, net| layer.set_buffer_size(net, handle, size))?;
+            }
+            // Netlib ignores what it does not know.
+            _ => {}
+        }
+        Ok(OK)
+    })
+}
+
+/// Calls back every `interval` milliseconds; again for the same two, it changes the interval.
+#[unsafe(no_mangle)]
+pub extern "C" fn netlib_register_timer(
+    callback: Option<Callback>,
+    user_data: *mut c_void,
+    interval: u64,
+) -> c_int {
+    guard(|| {
+        let key = lend::key_of(target(callback, user_data)?);
+        let done = asked(|layer, net| layer.register_timer(net, key, interval));
+        later_if(done, || OUTBOX.push_timer(key.0, key.1, interval))
+    })
+}
+
+/// Deletes a timer; one that is not there is no error.
+#[unsafe(no_mangle)]
+pub extern "C" fn netlib_delete_timer(callback: Option<Callback>, user_data: *mut c_void) -> c_int {
+    guard(|| {
+        let key = lend::key_of(target(callback, user_data)?);
+        let done = asked(|layer, net| layer.delete_timer(net, key));
+        later_if(done, || OUTBOX.push_delete(key.0, key.1))
+    })
+}
+
+/// Calls back at the end of each turn of the loop, from now on and for good.
+#[unsafe(no_mangle)]
+pub extern "C" fn netlib_add_loop(callback: Option<Callback>, user_data: *mut c_void) -> c_int {
+    guard(|| {
+        let target = target(callback, user_data)?;
+        started(|layer, _| {
+            layer.add_loop(target);
+            Ok(OK)
+        })
+    })
+}
+
+/// Runs the loop until `netlib_stop_event`. Each turn waits for `wait_timeout` ms at most.
+#[unsafe(no_mangle)]
+pub extern "C" fn netlib_eventloop(wait_timeout: u32) {
+    guard(|| {
+        if IS_RUNNING.load(Ordering::Acquire) {
+            return Err(if lend::is_owner() { libc::EBUSY } else { libc::EPERM });
+        }
+        // Numbers that are negative for `epoll_wait` wait for ever.
+        let timeout = match c_int::try_from(wait_timeout) {
+            Ok(_) => Duration::from_millis(wait_timeout.into()),
+            Err(_) => Duration::MAX,
+        };
+        started(|layer, net| run(layer, net, timeout)).map(|()| OK)
+    });
+}
+
+/// Lets the loop return. Any thread may call it, and any signal handler.
+#[unsafe(no_mangle)]
+pub extern "C" fn netlib_stop_event() {
+    MUST_STOP.store(true, Ordering::Release);
+    lend::wake();
+}
+
+/// Whether the loop is running. Any thread may ask.
+#[unsafe(no_mangle)]
+pub extern "C" fn netlib_is_running() -> bool {
+    IS_RUNNING.load(Ordering::Acquire)
+}
+
+fn run(layer: &mut Layer, net: &mut Netlib<Layer>, timeout: Duration) -> Result<(), Failure> {
+    /// The loop is over however it ends.
+    struct Running;
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            IS_RUNNING.store(false, Ordering::Release);
+        }
+    }
+
+    lend::note_signals();
+    MUST_STOP.store(false, Ordering::Release);
+    IS_RUNNING.store(true, Ordering::Release);
+    let _running = Running;
+    while !MUST_STOP.load(Ordering::Acquire) {
+        layer.apply(net);
+        net.turn(layer, timeout).map_err(|error| errno_of(&error))?;
+    }
+    // A program that ends now has sent all that it was told is sent.
+    layer.apply(net);
+    if net.stats().buffered_bytes > 0 {
+        layer.is_winding_down = true;
+        let turned = net.turn(layer, Duration::ZERO);
+        layer.is_winding_down = false;
+        turned.map_err(|error| errno_of(&error))?;
+    }
+    Ok(())
+}
+
+/// Sends of those who may not look: all or nothing, and not before the loop comes to it.
+fn send_later(handle: c_int, bytes: &[u8]) -> Result<usize, Failure> {
+    if handle <= 0 {
+        return Err(libc::EBADF);
+    }
+    if bytes.len() > SEND_MAX {
+        return Err(libc::EMSGSIZE);
+    }
+    let is_taken = bytes.is_empty() || OUTBOX.push_send(handle, bytes, false);
+    if !is_taken {
+        REFUSED.store(true, Ordering::Release);
+    }
+    lend::wake();
+    Ok(if is_taken { bytes.len() } else { 0 })
+}
+
+/// Does something about timers, unless this may be a signal handler, where nothing may be
+/// allocated.
+fn asked(act: impl FnOnce(&mut Layer, &mut Netlib<Layer>)) -> Result<bool, Failure> {
+    match lend::enter(|_, _| ()) {
+        Ok(()) | Err(Refusal::Absent) if lend::may_be_in_signal_handler() => Ok(false),
+        Err(Refusal::Foreign | Refusal::Entered) => Ok(false),
+        Ok(()) | Err(Refusal::Absent) => {
+            started(|layer, net| {
+                act(layer, net);
+                Ok(())
+            })?;
+            Ok(true)
+        }
+    }
+}
+
+/// Puts into the outbox what could not be done at once.
+fn later_if(done: Result<bool, Failure>, push: impl FnOnce() -> bool) -> Result<c_int, Failure> {
+    if !done? {
+        if !push() {
+            return Err(libc::ENOBUFS);
+        }
+        lend::wake();
+    }
+    Ok(OK)
+}
+
+/// Enters the runtime, for calls that need a handle and therefore one that was started.
+pub(crate) fn entered<T>(
+    call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    lend::enter(call).map_err(Refusal::errno)?
+}
+
+/// Enters the runtime, and starts it before if nobody has: netlib works without `netlib_init`.
+pub(crate) fn started<T>(
+    call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    lend::start()?;
+    entered(call)
+}
+
+pub(crate) fn target(callback: Option<Callback>, data: *mut c_void) -> Result<Target, Failure> {
+    callback.map(|callback| Target { callback, data }).ok_or(libc::EINVAL)
+}
+
+/// Runs a call; its failure, or its panic, becomes -1 and `errno`.
+pub(crate) fn guard(call: impl FnOnce() -> Result<c_int, Failure>) -> c_int {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => value,
+        Ok(Err(failure)) => {
+            foreign::set_errno(failure);
+            ERROR
+        }
+        Err(_) => {
+            foreign::set_errno(libc::ENOTRECOVERABLE);
+            ERROR
+        }
+    }
+}
+
+fn count(bytes: usize) -> c_int {
+    c_int::try_from(bytes).expect("it is at most the length that was given as an int")
+}
+
+fn errno_of(error: &RunError) -> Failure {
+    match error {
+        RunError::System(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        _ => libc::EBUSY,
+    }
+}
+
+const OK: c_int = 0;
+const ERROR: c_int = -1;
+
+/// How long `netlib_destroy` waits for the kernel to take what was sent.
+const DESTROY_MAX: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_millis(10);
+
+// The header has these numbers as `NETLIB_OPT_*`.
+const SET_CALLBACK: c_int = 1;
+const SET_CALLBACK_DATA: c_int = 2;
+const GET_REMOTE_IP: c_int = 3;
+const GET_REMOTE_PORT: c_int = 4;
+const GET_LOCAL_IP: c_int = 5;
+const GET_LOCAL_PORT: c_int = 6;
+const SET_SEND_BUF_SIZE: c_int = 7;
+const SET_RECV_BUF_SIZE: c_int = 8;

@@ -1,0 +1,560 @@
+//! Between the runtime and the C program: which callback is told what of which handle.
+//!
+//! Nothing here is borrowed while a callback runs but what `lend` lends back, so after each one
+//! handles are looked up again.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use uring_netlib::{
+    Address, CloseReason, ConnectError, Event, Handle, ListenError, Netlib, OptionError, RecvError,
+    Repeat, SendError, Stale,
+};
+
+use crate::foreign::Failure;
+use crate::lend::{self, Callback, OUTBOX};
+use crate::numbers::Numbers;
+use crate::outbox::{Request, SEND_MAX};
+use crate::timers::{Beat, Key, Timers};
+
+/// What the C surface keeps beside the runtime.
+pub(crate) struct Layer {
+    sockets: Numbers<Socket>,
+    timers: Timers,
+    loops: Vec<Target>,
+    /// Handles whose end no event of the runtime will tell.
+    ended: VecDeque<i32>,
+    send_bytes_max: usize,
+    /// Sockets are told, but neither timers nor loop callbacks are.
+    pub(crate) is_winding_down: bool,
+    /// Nobody is told of anything any more.
+    pub(crate) is_mute: bool,
+    scratch: Vec<u8>,
+}
+
+/// Who is told.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) callback: Callback,
+    pub(crate) data: *mut c_void,
+}
+
+struct Socket {
+    /// `NONE` for an attempt that failed before it began.
+    handle: Handle,
+    state: State,
+    target: Target,
+    /// `None` for listeners.
+    remote: Option<Remote>,
+    /// Bytes of it that wait in the outbox and were weighed against its limit.
+    boxed: usize,
+    /// It was told that there is no room.
+    wants_write: bool,
+}
+
+/// The other end.
+enum Remote {
+    /// As it was given to `connect`.
+    Named(String, u16),
+    Peer(SocketAddr),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Listening,
+    Connecting,
+    Connected,
+    /// Over, with the error number that `recv` gives; 0 for the end of the stream.
+    Ended(Failure),
+}
+
+impl Layer {
+    pub(crate) fn new(send_bytes_max: usize) -> Self {
+        Self {
+            sockets: Numbers::new(),
+            timers: Timers::default(),
+            loops: Vec::new(),
+            ended: VecDeque::new(),
+            send_bytes_max,
+            is_winding_down: false,
+            is_mute: false,
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(crate) fn listen(
+        &mut self,
+        net: &mut Netlib<Self>,
+        (host, port): (&str, u16),
+        target: Target,
+    ) -> Result<i32, Failure> {
+        let address = resolve(host, port)?;
+        let number = self.insert(State::Listening, target, None)?;
+        match net.listen(address, on_event, user_data(number)) {
+            Ok(handle) => {
+                self.attach(number, handle);
+                Ok(number)
+            }
+            Err(error) => {
+                self.sockets.remove(number);
+                Err(match error {
+                    ListenError::System(error) => errno_of(&error),
+                    ListenError::TooMany => libc::EMFILE,
+                    _ => libc::EINVAL,
+                })
+            }
+        }
+    }
+
+    /// Connects. An attempt that fails at once has a handle all the same, and its end is told.
+    pub(crate) fn connect(
+        &mut self,
+        net: &mut Netlib<Self>,
+        (host, port): (&str, u16),
+        target: Target,
+    ) -> Result<i32, Failure> {
+        let address = match host.parse::<IpAddr>() {
+            Ok(ip) => Some(Address::Ip(SocketAddr::new(ip, port))),
+            Err(_) => format!("{host}:{port}").parse().ok(),
+        };
+        let remote = Remote::Named(host.to_owned(), port);
+        let number = self.insert(State::Connecting, target, Some(remote))?;
+        let Some(address @ (Address::Ip(_) | Address::Host { .. })) = address else {
+            self.fail(net, number, libc::EADDRNOTAVAIL);
+            return Ok(number);
+        };
+        match net.connect(address, on_event, user_data(number)) {
+            Ok(handle) => self.attach(number, handle),
+            Err(ConnectError::TooMany) => {
+                self.sockets.remove(number);
+                return Err(libc::EMFILE);
+            }
+            Err(ConnectError::System(error)) => self.fail(net, number, errno_of(&error)),
+            Err(ConnectError::ResolverBusy) => self.fail(net, number, libc::EAGAIN),
+            Err(_) => self.fail(net, number, libc::EADDRNOTAVAIL),
+        }
+        Ok(number)
+    }
+
+    /// Takes as many bytes as there is room for below the handle's limit; 0 means that `WRITE`
+    /// will follow.
+    ///
+    /// Bytes go by way of the outbox, which allocates nothing: this may be a signal handler that
+    /// has interrupted the program's own `malloc`.
+    pub(crate) fn send(
+        &mut self,
+        net: &mut Netlib<Self>,
+        number: i32,
+        bytes: &[u8],
+    ) -> Result<usize, Failure> {
+        let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
+        match socket.state {
+            State::Connected => {}
+            State::Ended(_) => return Err(libc::EPIPE),
+            State::Listening | State::Connecting => return Err(libc::ENOTCONN),
+        }
+        let options = net.option(socket.handle).map_err(|Stale| libc::EPIPE)?;
+        let queued = options.pending_bytes() + socket.boxed;
+        let taken = bytes.len().min(self.send_bytes_max.saturating_sub(queued));
+        socket.wants_write |= taken < bytes.len();
+        let bytes = &bytes[..taken];
+        if taken == 0 {
+            return Ok(0);
+        }
+        if taken <= BOXED_MAX && OUTBOX.push_send(number, bytes, true) {
+            socket.boxed += taken;
+            return Ok(taken);
+        }
+        if lend::may_be_in_signal_handler() {
+            if taken <= SEND_MAX && OUTBOX.push_send(number, bytes, true) {
+                socket.boxed += taken;
+                return Ok(taken);
+            }
+            REFUSED.store(true, Ordering::Release);
+            return Ok(0);
+        }
+        self.apply(net);
+        self.send_now(net, number, bytes)
+    }
+
+    fn send_now(
+        &mut self,
+        net: &mut Netlib<Self>,
+        number: i32,
+        bytes: &[u8],
+    ) -> Result<usize, Failure> {
+        let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
+        match net.send(socket.handle, bytes) {
+            Ok(_) => Ok(bytes.len()),
+            Err(SendError::Stale | SendError::NotConnected) => Err(libc::EPIPE),
+            // The runtime says when there is room again.
+            Err(_) => {
+                socket.wants_write = true;
+                Ok(0)
+            }
+        }
+    }
+
+    /// Copies out what has arrived; 0 at the end of the stream.
+    pub(crate) fn recv(
+        &mut self,
+        net: &mut Netlib<Self>,
+        number: i32,
+        space: &mut [u8],
+    ) -> Result<usize, Failure> {
+        let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
+        match socket.state {
+            State::Connected => {}
+            State::Ended(0) => return Ok(0),
+            State::Ended(failure) => return Err(failure),
+            State::Listening | State::Connecting => return Err(libc::ENOTCONN),
+        }
+        match net.recv(socket.handle, space) {
+            Ok(len) => Ok(len),
+            Err(RecvError::Empty) => match net.option(socket.handle) {
+                Ok(options) if options.has_ended() => Ok(0),
+                _ => Err(libc::EAGAIN),
+            },
+            Err(_) => Err(libc::EBADF),
+        }
+    }
+
+    /// Closes; what was sent before is flushed.
+    pub(crate) fn close(&mut self, net: &mut Netlib<Self>, number: i32) -> Result<(), Failure> {
+        self.apply(net);
+        let socket = self.sockets.remove(number).ok_or(libc::EBADF)?;
+        // Stale are attempts that failed before they began.
+        let _ = net.close(socket.handle);
+        Ok(())
+    }
+
+    /// Changes who is told of the handle's events from now on.
+    pub(crate) fn change_target(
+        &mut self,
+        number: i32,
+        change: impl FnOnce(&mut Target),
+    ) -> Result<(), Failure> {
+        self.sockets.find_mut(number).map(|socket| change(&mut socket.target)).ok_or(libc::EBADF)
+    }
+
+    /// The peer's address as text, and its port: as it was given to `connect`, or has come.
+    pub(crate) fn remote(&mut self, number: i32) -> Result<(String, u16), Failure> {
+        let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
+        match &socket.remote {
+            Some(Remote::Named(name, port)) => Ok((name.clone(), *port)),
+            Some(Remote::Peer(peer)) => Ok((peer.ip().to_string(), peer.port())),
+            None => Err(libc::ENOTCONN),
+        }
+    }
+
+    pub(crate) fn local(
+        &mut self,
+        net: &mut Netlib<Self>,
+        number: i32,
+    ) -> Result<(String, u16), Failure> {
+        let handle = self.handle(number)?;
+        let options = net.option(handle).map_err(|Stale| libc::ENOTCONN)?;
+        match options.local_address() {
+            Ok(Address::Ip(own)) => Ok((own.ip().to_string(), own.port())),
+            Ok(_) => Err(libc::EAFNOSUPPORT),
+            Err(error) => Err(errno_of_option(&error)),
+        }
+    }
+
+    /// Sets the size of one of the kernel's buffers.
+    pub(crate) fn set_buffer_size(
+        &mut self,
+        net: &mut Netlib<Self>,
+        number: i32,
+        (is_send, bytes): (bool, u32),
+    ) -> Result<(), Failure> {
+        let handle = self.handle(number)?;
+        let mut options = net.option(handle).map_err(|Stale| libc::ENOTCONN)?;
+        let set = match is_send {
+            true => options.set_send_buffer_size(bytes as usize),
+            false => options.set_receive_buffer_size(bytes as usize),
+        };
+        set.map_err(|error| errno_of_option(&error))
+    }
+
+    /// Registers a timer, or gives the one of that key another interval.
+    pub(crate) fn register_timer(&mut self, net: &mut Netlib<Self>, key: Key, interval_ms: u64) {
+        self.apply(net);
+        self.set_timer(net, key, interval_ms);
+    }
+
+    pub(crate) fn delete_timer(&mut self, net: &mut Netlib<Self>, key: Key) {
+        self.apply(net);
+        self.drop_timer(net, key);
+    }
+
+    pub(crate) fn add_loop(&mut self, target: Target) {
+        self.loops.push(target);
+    }
+
+    /// Does what was asked for in the outbox.
+    pub(crate) fn apply(&mut self, net: &mut Netlib<Self>) {
+        if OUTBOX.is_empty() {
+            return;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        OUTBOX.drain(&mut scratch, |request| match request {
+            Request::Send { number, bytes, is_counted } => {
+                self.send_boxed(net, number, bytes, is_counted);
+            }
+            Request::SetTimer { callback, data, interval_ms } => {
+                self.set_timer(net, (callback, data), interval_ms);
+            }
+            Request::DeleteTimer { callback, data } => self.drop_timer(net, (callback, data)),
+        });
+        self.scratch = scratch;
+    }
+
+    /// Closes all sockets, flushing what was sent, and tells nobody.
+    pub(crate) fn close_all(&mut self, net: &mut Netlib<Self>) {
+        self.is_mute = true;
+        let numbers: Vec<i32> = self.sockets.iter().map(|(number, _)| number).collect();
+        for number in numbers {
+            // They were there a line above.
+            let _ = self.close(net, number);
+        }
+    }
+
+    fn send_boxed(&mut self, net: &mut Netlib<Self>, number: i32, bytes: &[u8], is_counted: bool) {
+        let Some(socket) = self.sockets.find_mut(number) else { return };
+        if is_counted {
+            socket.boxed -= bytes.len();
+        }
+        match net.send(socket.handle, bytes) {
+            // Where it is not connected, its end is on its way or nothing could be promised.
+            Ok(_) | Err(SendError::Stale | SendError::NotConnected) => {}
+            // They were taken and cannot be kept: the stream would have a hole.
+            Err(_) => self.fail(net, number, libc::ENOBUFS),
+        }
+    }
+
+    fn set_timer(&mut self, net: &mut Netlib<Self>, key: Key, interval_ms: u64) {
+        let (place, former) = self.timers.place_of(key);
+        if let Some(Beat::Timer(timer)) = former {
+            let _ = net.delete_timer(timer);
+        }
+        let beat = match interval_ms {
+            0 => self.timers.next_turn(),
+            _ => {
+                let interval = Duration::from_millis(interval_ms.min(INTERVAL_MAX_MS));
+                Beat::Timer(net.register_timer(interval, Repeat::Forever, on_timer, place as u64))
+            }
+        };
+        self.timers.set(place, key, beat);
+    }
+
+    fn drop_timer(&mut self, net: &mut Netlib<Self>, key: Key) {
+        if let Some(Beat::Timer(timer)) = self.timers.remove(key) {
+            // It fires for ever, so it is there.
+            let _ = net.delete_timer(timer);
+        }
+    }
+
+    fn insert(
+        &mut self,
+        state: State,
+        target: Target,
+        remote: Option<Remote>,
+    ) -> Result<i32, Failure> {
+        let handle = Handle::NONE;
+        let socket = Socket { handle, state, target, remote, boxed: 0, wants_write: false };
+        self.sockets.insert(socket).ok_or(libc::EMFILE)
+    }
+
+    fn attach(&mut self, number: i32, handle: Handle) {
+        if let Some(socket) = self.sockets.find_mut(number) {
+            socket.handle = handle;
+        }
+    }
+
+    fn handle(&mut self, number: i32) -> Result<Handle, Failure> {
+        self.sockets.find_mut(number).map(|socket| socket.handle).ok_or(libc::EBADF)
+    }
+
+    /// Ends a handle for a reason of this layer's. The loop tells of it.
+    fn fail(&mut self, net: &mut Netlib<Self>, number: i32, failure: Failure) {
+        let Some(socket) = self.sockets.find_mut(number) else { return };
+        let _ = net.abort(std::mem::replace(&mut socket.handle, Handle::NONE));
+        socket.state = State::Ended(failure);
+        self.ended.push_back(number);
+        lend::wake();
+    }
+
+    fn tell(&mut self, net: &mut Netlib<Self>, number: i32, message: u8) {
+        let Some(socket) = self.sockets.find_mut(number) else { return };
+        let target = socket.target;
+        if !self.is_mute {
+            lend::tell(self, net, target, message, number);
+        }
+    }
+
+    fn tell_close(&mut self, net: &mut Netlib<Self>, number: i32) {
+        self.tell(net, number, CLOSE);
+        self.sockets.remove(number);
+    }
+
+    fn on_connect(&mut self, net: &mut Netlib<Self>, handle: Handle, listener: Handle) {
+        let Some(listener) = number_of(net, listener) else { return };
+        let Some(target) = self.sockets.find_mut(listener).map(|one| one.target) else { return };
+        let peer = net.option(handle).ok().and_then(|options| options.remote_address().ok());
+        let remote = peer.and_then(|peer| match peer {
+            Address::Ip(peer) => Some(Remote::Peer(peer)),
+            _ => None,
+        });
+        let number = self.insert(State::Connected, target, remote);
+        let (Ok(number), Ok(mut options)) = (number, net.option(handle)) else {
+            let _ = net.abort(handle);
+            return;
+        };
+        options.set_user_data(user_data(number));
+        self.attach(number, handle);
+        self.tell(net, number, CONNECT);
+    }
+
+    /// Tells all connections that they may send, because one of them was refused, and who could
+    /// not look did not say which.
+    fn tell_refused(&mut self, net: &mut Netlib<Self>) {
+        let open = self.sockets.iter().filter(|(_, socket)| socket.state == State::Connected);
+        let numbers: Vec<i32> = open.map(|(number, _)| number).collect();
+        for number in numbers {
+            self.tell(net, number, WRITE);
+        }
+    }
+
+    fn tell_turn(&mut self, net: &mut Netlib<Self>) {
+        let (mut last, newest) = (0, self.timers.newest_turn());
+        while let Some((number, key)) = self.timers.next_of_turn(last, newest) {
+            last = number;
+            lend::tell(self, net, lend::target_of(key), TIMER, 0);
+        }
+        // Those that are added meanwhile wait for the next turn.
+        for index in 0..self.loops.len() {
+            let target = self.loops[index];
+            lend::tell(self, net, target, LOOP, 0);
+        }
+    }
+}
+
+fn on_event(layer: &mut Layer, net: &mut Netlib<Layer>, handle: Handle, event: Event<'_>) {
+    if let Event::Connect { listener } = event {
+        layer.on_connect(net, handle, listener);
+        return layer.apply(net);
+    }
+    let Some(number) = number_of(net, handle) else { return };
+    let Some(socket) = layer.sockets.find_mut(number) else { return };
+    match event {
+        Event::Confirm => {
+            socket.state = State::Connected;
+            layer.tell(net, number, CONFIRM);
+        }
+        Event::Read(_) => layer.tell(net, number, READ),
+        Event::Write if std::mem::take(&mut socket.wants_write) => {
+            layer.tell(net, number, WRITE);
+        }
+        Event::Close(reason) => {
+            socket.state = State::Ended(errno_of_close(reason));
+            layer.tell_close(net, number);
+        }
+        _ => {}
+    }
+    layer.apply(net);
+}
+
+fn on_timer(layer: &mut Layer, net: &mut Netlib<Layer>, _: Handle, event: Event<'_>) {
+    let Event::Timer { user_data, .. } = event else { return };
+    let Some(key) = layer.timers.key_at(user_data) else { return };
+    if !layer.is_winding_down && !layer.is_mute {
+        lend::tell(layer, net, lend::target_of(key), TIMER, 0);
+    }
+    layer.apply(net);
+}
+
+/// The end of a turn.
+pub(crate) fn on_loop(layer: &mut Layer, net: &mut Netlib<Layer>, _: Handle, _: Event<'_>) {
+    layer.apply(net);
+    for _ in 0..layer.ended.len() {
+        if let Some(number) = layer.ended.pop_front() {
+            layer.tell_close(net, number);
+        }
+    }
+    if REFUSED.swap(false, Ordering::AcqRel) {
+        layer.tell_refused(net);
+    }
+    if !layer.is_winding_down && !layer.is_mute {
+        layer.tell_turn(net);
+    }
+    layer.apply(net);
+}
+
+/// Where to listen. A name is resolved here and now, as netlib does.
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let addresses = (host, port).to_socket_addrs().map_err(|_| libc::EADDRNOTAVAIL)?;
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    first.copied().ok_or(libc::EADDRNOTAVAIL)
+}
+
+fn number_of(net: &mut Netlib<Layer>, handle: Handle) -> Option<i32> {
+    i32::try_from(net.option(handle).ok()?.user_data()).ok()
+}
+
+fn user_data(number: i32) -> u64 {
+    number.cast_unsigned().into()
+}
+
+fn errno_of(error: &io::Error) -> Failure {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+fn errno_of_option(error: &OptionError) -> Failure {
+    match error {
+        OptionError::System(error) => errno_of(error),
+        _ => libc::ENOTCONN,
+    }
+}
+
+fn errno_of_close(reason: CloseReason) -> Failure {
+    match reason {
+        CloseReason::PeerClosed | CloseReason::Truncated { .. } => 0,
+        CloseReason::Reset => libc::ECONNRESET,
+        CloseReason::Refused => libc::ECONNREFUSED,
+        CloseReason::Unreachable => libc::EHOSTUNREACH,
+        CloseReason::TimedOut | CloseReason::Expired(_) => libc::ETIMEDOUT,
+        CloseReason::ResolveFailed => libc::EADDRNOTAVAIL,
+        CloseReason::Exceeded(_) => libc::ENOBUFS,
+        CloseReason::Failed(errno) => errno.0,
+        _ => libc::EIO,
+    }
+}
+
+/// Somebody who could not look at a handle was told that there is no room.
+pub(crate) static REFUSED: AtomicBool = AtomicBool::new(false);
+
+/// Longer sends go past the outbox, where they are copied once less.
+const BOXED_MAX: usize = 16 << 10;
+
+/// Thirty-four years.
+const INTERVAL_MAX_MS: u64 = 1 << 40;
+
+// The header has these numbers as `NETLIB_MSG_*`.
+const CONNECT: u8 = 1;
+const CONFIRM: u8 = 2;
+const READ: u8 = 3;
+const WRITE: u8 = 4;
+const CLOSE: u8 = 5;
+const TIMER: u8 = 6;
+const LOOP: u8 = 7;

@@ -1,0 +1,282 @@
+//! Who may touch the library when: one runtime per process, for the thread that started it, and
+//! one call at a time.
+//!
+//! The runtime is *entered* by a call of the C surface, and by the event loop; it is *lent* back
+//! while a callback of the program runs, so that inside of it every call is allowed. Whoever
+//! comes while it is entered has interrupted it: a signal handler. Other threads never get in.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::hint;
+use std::process;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+
+use uring_netlib::{Netlib, Remote};
+
+use crate::config;
+use crate::foreign::{Failure, blocked_signals};
+use crate::layer::{Layer, Target};
+use crate::outbox::Outbox;
+use crate::timers::Key;
+
+/// A callback of the program. An exception that leaves it ends the process, see [`tell`].
+pub type Callback = unsafe extern "C-unwind" fn(*mut c_void, u8, u32, *mut c_void);
+
+/// Why a call did not get in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Nothing was started yet.
+    Absent,
+    /// Another thread owns the library.
+    Foreign,
+    /// The call has interrupted the library, so it comes from a signal handler.
+    Entered,
+}
+
+impl Refusal {
+    pub(crate) fn errno(self) -> Failure {
+        match self {
+            Self::Absent => libc::EBADF,
+            Self::Foreign => libc::EPERM,
+            Self::Entered => libc::EBUSY,
+        }
+    }
+}
+
+struct Runtime {
+    net: Netlib<Layer>,
+    layer: Layer,
+}
+
+/// What the owner and others ask for, to be done later.
+pub(crate) static OUTBOX: Outbox = Outbox::new();
+
+/// The owner's number; 0 for nobody.
+static OWNER: AtomicU64 = AtomicU64::new(0);
+static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(ptr::null_mut());
+/// Both parts of the runtime, for whoever enters next.
+static LENT_NET: AtomicPtr<Netlib<Layer>> = AtomicPtr::new(ptr::null_mut());
+static LENT_LAYER: AtomicPtr<Layer> = AtomicPtr::new(ptr::null_mut());
+/// Only the owner's thread and what interrupts it look at this.
+static IS_ENTERED: AtomicBool = AtomicBool::new(false);
+static IS_TELLING: AtomicBool = AtomicBool::new(false);
+/// The signals that the owner's thread blocked before anything interrupted it.
+static BLOCKED: AtomicU64 = AtomicU64::new(0);
+static REMOTE: AtomicPtr<Remote> = AtomicPtr::new(ptr::null_mut());
+/// Threads that are about to wake the loop.
+static WAKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Starts the runtime, if nobody has, and makes this thread its owner.
+pub(crate) fn start() -> Result<(), Failure> {
+    let me = me();
+    match OWNER.compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        Err(owner) if owner == me => {
+            let is_started = !LENT_NET.load(Ordering::Relaxed).is_null();
+            return if is_started { Ok(()) } else { Err(libc::EBUSY) };
+        }
+        Err(_) => return Err(libc::EPERM),
+    }
+    let inside = Inside::enter();
+    note_signals();
+    let (net, layer) = match config::build() {
+        Ok(built) => built,
+        Err(failure) => {
+            drop(inside);
+            OWNER.store(0, Ordering::Release);
+            return Err(failure);
+        }
+    };
+    let remote = Box::new(net.remote());
+    REMOTE.store(Box::into_raw(remote), Ordering::SeqCst);
+    let runtime = Box::into_raw(Box::new(Runtime { net, layer }));
+    RUNTIME.store(runtime, Ordering::Relaxed);
+    // SAFETY: the box was made above, and nobody else knows of it.
+    let Runtime { net, layer } = unsafe { &mut *runtime };
+    LENT_NET.store(net, Ordering::Relaxed);
+    LENT_LAYER.store(layer, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Ends the runtime. The owner calls it, outside of every callback.
+pub(crate) fn end() {
+    let _inside = Inside::enter();
+    LENT_NET.store(ptr::null_mut(), Ordering::Relaxed);
+    LENT_LAYER.store(ptr::null_mut(), Ordering::Relaxed);
+    let remote = REMOTE.swap(ptr::null_mut(), Ordering::SeqCst);
+    // Whoever took the address before wakes the loop for the last time.
+    while WAKING.load(Ordering::SeqCst) > 0 {
+        hint::spin_loop();
+    }
+    if !remote.is_null() {
+        // SAFETY: `start` made the box; nobody has the address any more.
+        drop(unsafe { Box::from_raw(remote) });
+    }
+    let runtime = RUNTIME.swap(ptr::null_mut(), Ordering::Relaxed);
+    if !runtime.is_null() {
+        // SAFETY: `start` made the box, and nobody is lent a part of it outside of callbacks.
+        drop(unsafe { Box::from_raw(runtime) });
+    }
+    OWNER.store(0, Ordering::Release);
+}
+
+/// Does something with the runtime, for its owner.
+pub(crate) fn enter<T>(
+    call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> T,
+) -> Result<T, Refusal> {
+    match OWNER.load(Ordering::Acquire) {
+        0 => return Err(Refusal::Absent),
+        owner if owner != me() => return Err(Refusal::Foreign),
+        _ => {}
+    }
+    if IS_ENTERED.load(Ordering::Relaxed) {
+        return Err(Refusal::Entered);
+    }
+    let _inside = Inside::enter();
+    let (net, layer) = (LENT_NET.load(Ordering::Relaxed), LENT_LAYER.load(Ordering::Relaxed));
+    if net.is_null() || layer.is_null() {
+        return Err(Refusal::Absent);
+    }
+    // SAFETY: it leads into the runtime, which `end` alone takes away. This thread owns it and
+    // `IS_ENTERED` was not set, so whoever had this reference is waiting for a callback.
+    let layer = unsafe { &mut *layer };
+    // SAFETY: as above; the two are different parts of the runtime.
+    let net = unsafe { &mut *net };
+    Ok(call(layer, net))
+}
+
+/// Calls a callback of the program, and lends it the runtime meanwhile.
+///
+/// An exception that leaves the callback ends the process: there are frames of this library
+/// between it and any `catch` of the program, and a loop that has half dispatched something.
+pub(crate) fn tell(
+    layer: &mut Layer,
+    net: &mut Netlib<Layer>,
+    target: Target,
+    message: u8,
+    handle: i32,
+) {
+    let _lent = Lent::to_program(layer, net);
+    let fuse = Fuse;
+    // SAFETY: the program registered this function for these arguments.
+    unsafe { (target.callback)(target.data, message, handle.cast_unsigned(), ptr::null_mut()) };
+    std::mem::forget(fuse);
+}
+
+/// The name of a callback and its data.
+pub(crate) fn key_of(target: Target) -> Key {
+    (target.callback as usize, target.data.expose_provenance())
+}
+
+/// What a name stands for.
+pub(crate) fn target_of((callback, data): Key) -> Target {
+    // SAFETY: names are made by `key_of` alone, from such a function.
+    let callback = unsafe { std::mem::transmute::<usize, Callback>(callback) };
+    Target { callback, data: ptr::with_exposed_provenance_mut(data) }
+}
+
+/// Whether a callback of the program is running.
+pub(crate) fn is_telling() -> bool {
+    IS_TELLING.load(Ordering::Relaxed)
+}
+
+/// Whether this thread owns the runtime.
+pub(crate) fn is_owner() -> bool {
+    OWNER.load(Ordering::Acquire) == me()
+}
+
+/// Remembers which signals are blocked when none is being handled.
+pub(crate) fn note_signals() {
+    BLOCKED.store(blocked_signals(), Ordering::Relaxed);
+}
+
+/// Whether a signal handler may be running: it has its own signal blocked.
+pub(crate) fn may_be_in_signal_handler() -> bool {
+    blocked_signals() & !BLOCKED.load(Ordering::Relaxed) != 0
+}
+
+/// Ends the loop's wait. Any thread may, and any signal handler.
+pub(crate) fn wake() {
+    WAKING.fetch_add(1, Ordering::SeqCst);
+    let remote = REMOTE.load(Ordering::SeqCst);
+    if !remote.is_null() {
+        // SAFETY: `end` frees it only once nobody is between these two counts.
+        unsafe { &*remote }.wake();
+    }
+    WAKING.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// A number of this thread that no other has or will have.
+fn me() -> u64 {
+    static GIVEN: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static ME: Cell<u64> = const { Cell::new(0) };
+    }
+    ME.with(|me| {
+        if me.get() == 0 {
+            me.set(GIVEN.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+        me.get()
+    })
+}
+
+/// The owner is inside of the library.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        IS_ENTERED.store(true, Ordering::Relaxed);
+        // Who interrupts this thread sees the flag before anything that follows.
+        compiler_fence(Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        IS_ENTERED.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The program has the runtime, for as long as its callback runs.
+struct Lent {
+    net: *mut Netlib<Layer>,
+    layer: *mut Layer,
+}
+
+impl Lent {
+    fn to_program(layer: &mut Layer, net: &mut Netlib<Layer>) -> Self {
+        let former = Self {
+            net: LENT_NET.load(Ordering::Relaxed),
+            layer: LENT_LAYER.load(Ordering::Relaxed),
+        };
+        LENT_NET.store(net, Ordering::Relaxed);
+        LENT_LAYER.store(layer, Ordering::Relaxed);
+        IS_TELLING.store(true, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        IS_ENTERED.store(false, Ordering::Relaxed);
+        former
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        IS_ENTERED.store(true, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        IS_TELLING.store(false, Ordering::Relaxed);
+        LENT_NET.store(self.net, Ordering::Relaxed);
+        LENT_LAYER.store(self.layer, Ordering::Relaxed);
+    }
+}
+
+/// Goes off where an exception passes.
+struct Fuse;
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        eprintln!("netlib: an exception left a callback; the process ends");
+        process::abort();
+    }
+}

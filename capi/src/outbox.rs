@@ -1,0 +1,273 @@
+//! What is asked of the loop and done later: a ring of fixed size between those who may not touch
+//! the library and the one thread that may.
+//!
+//! Any thread puts in, and any signal handler, whatever it has interrupted: putting in takes no
+//! lock, allocates nothing and waits for nobody. Only the owner of the library takes out, and
+//! never inside of a signal handler.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Request<'a> {
+    /// Bytes for a handle. Those that are *counted* were weighed against the handle's limit when
+    /// they were put in; others come from who could not look.
+    Send {
+        number: i32,
+        bytes: &'a [u8],
+        is_counted: bool,
+    },
+    /// A timer, as its callback, its data and its interval.
+    SetTimer {
+        callback: usize,
+        data: usize,
+        interval_ms: u64,
+    },
+    DeleteTimer {
+        callback: usize,
+        data: usize,
+    },
+}
+
+/// Entries of a header and a payload, in whole words. A header is written last, so an entry whose
+/// header is zero is one that somebody is still writing.
+pub(crate) struct Outbox {
+    words: [AtomicU64; WORDS],
+    /// Words ever taken out.
+    head: AtomicUsize,
+    /// Words ever claimed.
+    tail: AtomicUsize,
+}
+
+impl Outbox {
+    pub(crate) const fn new() -> Self {
+        Self {
+            words: [const { AtomicU64::new(0) }; WORDS],
+            head: AtomicUsize::new(0),
+            tail: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.load(Ordering::Relaxed) == self.tail.load(Ordering::Relaxed)
+    }
+
+    /// Puts bytes in, all of them or none; whether there was room.
+    pub(crate) fn push_send(&self, number: i32, bytes: &[u8], is_counted: bool) -> bool {
+        let Some(at) = self.claim(1 + bytes.len().div_ceil(8)) else { return false };
+        let (whole, rest) = bytes.as_chunks::<8>();
+        for (word, bytes) in self.words[at + 1..].iter().zip(whole) {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            let place = &self.words[at + 1 + whole.len()];
+            place.store(u64::from_ne_bytes(last), Ordering::Relaxed);
+        }
+        let kind = if is_counted { COUNTED } else { BLIND };
+        let number = u64::from(number.unsigned_abs());
+        self.words[at].store(kind | (bytes.len() as u64) << 32 | number, Ordering::Release);
+        true
+    }
+
+    pub(crate) fn push_timer(&self, callback: usize, data: usize, interval_ms: u64) -> bool {
+        self.push_words(SET_TIMER, [callback as u64, data as u64, interval_ms])
+    }
+
+    pub(crate) fn push_delete(&self, callback: usize, data: usize) -> bool {
+        self.push_words(DELETE_TIMER, [callback as u64, data as u64, 0])
+    }
+
+    /// Takes out what was put in before this call. `scratch` is memory to work with.
+    pub(crate) fn drain(&self, scratch: &mut Vec<u8>, mut act: impl FnMut(Request<'_>)) {
+        let tail = self.tail.load(Ordering::Acquire);
+        let mut head = self.head.load(Ordering::Relaxed);
+        while head != tail {
+            let at = head % WORDS;
+            let header = self.words[at].load(Ordering::Acquire);
+            if header == 0 {
+                // Another thread is about to write it. What follows must not overtake it.
+                thread::yield_now();
+                continue;
+            }
+            let len = self.take(at, header, scratch, &mut act);
+            for word in &self.words[at..at + len] {
+                word.store(0, Ordering::Relaxed);
+            }
+            head += len;
+            self.head.store(head, Ordering::Release);
+        }
+    }
+
+    /// Acts on one entry, and returns its length in words.
+    fn take(
+        &self,
+        at: usize,
+        header: u64,
+        scratch: &mut Vec<u8>,
+        act: &mut impl FnMut(Request<'_>),
+    ) -> usize {
+        let payload = self.words[at + 1..].iter().map(|word| word.load(Ordering::Relaxed));
+        let size = (header >> 32 & SIZE_MAX) as usize;
+        let kind = header & KINDS;
+        match kind {
+            PADDING => size,
+            COUNTED | BLIND => {
+                let words = size.div_ceil(8);
+                scratch.clear();
+                scratch.extend(payload.take(words).flat_map(u64::to_ne_bytes));
+                let number = i32::try_from(header & NUMBER_MAX).expect("it was one");
+                let is_counted = kind == COUNTED;
+                act(Request::Send { number, bytes: &scratch[..size], is_counted });
+                1 + words
+            }
+            _ => {
+                let mut payload = payload.map(|word| usize::try_from(word).expect("it was one"));
+                let mut next = || payload.next().expect("an entry does not straddle the end");
+                let (callback, data) = (next(), next());
+                let interval_ms = self.words[at + 3].load(Ordering::Relaxed);
+                act(match kind {
+                    SET_TIMER => Request::SetTimer { callback, data, interval_ms },
+                    _ => Request::DeleteTimer { callback, data },
+                });
+                4
+            }
+        }
+    }
+
+    fn push_words(&self, kind: u64, payload: [u64; 3]) -> bool {
+        let Some(at) = self.claim(1 + payload.len()) else { return false };
+        for (word, value) in self.words[at + 1..].iter().zip(payload) {
+            word.store(value, Ordering::Relaxed);
+        }
+        self.words[at].store(kind, Ordering::Release);
+        true
+    }
+
+    /// The place of an entry of so many words, which nobody else writes to.
+    fn claim(&self, words: usize) -> Option<usize> {
+        let mut tail = self.tail.load(Ordering::Relaxed);
+        loop {
+            let head = self.head.load(Ordering::Acquire);
+            let at = tail % WORDS;
+            // An entry does not straddle the end.
+            let padding = if words > WORDS - at { WORDS - at } else { 0 };
+            if tail + padding + words - head > WORDS {
+                return None;
+            }
+            let next = tail + padding + words;
+            let claim = self.tail.compare_exchange(tail, next, Ordering::AcqRel, Ordering::Relaxed);
+            match claim {
+                Ok(_) if padding > 0 => {
+                    self.words[at].store(PADDING | (padding as u64) << 32, Ordering::Release);
+                    return Some(0);
+                }
+                Ok(_) => return Some(at),
+                Err(newer) => tail = newer,
+            }
+        }
+    }
+}
+
+/// Bytes that wait at most, headers included.
+pub(crate) const OUTBOX_LEN: u32 = 256 << 10;
+
+/// The longest send that is put in whole, in bytes.
+pub(crate) const SEND_MAX: usize = 64 << 10;
+
+const WORDS: usize = OUTBOX_LEN as usize / 8;
+const NUMBER_MAX: u64 = i32::MAX as u64;
+const SIZE_MAX: u64 = (1 << 24) - 1;
+const KINDS: u64 = 0xFF << 56;
+const PADDING: u64 = 1 << 56;
+const COUNTED: u64 = 2 << 56;
+const BLIND: u64 = 3 << 56;
+const SET_TIMER: u64 = 4 << 56;
+const DELETE_TIMER: u64 = 5 << 56;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|at| (at % 251).to_le_bytes()[0]).collect()
+    }
+
+    /// What is put in comes out as it was, in that order, also across the end of the ring.
+    #[test]
+    fn requests_come_out_in_order_and_whole() {
+        let outbox = Box::new(Outbox::new());
+        let mut scratch = Vec::new();
+        for round in 0..2000_usize {
+            let bytes = pattern(round % 1900);
+            let number = i32::try_from(round).unwrap() + 1;
+            assert!(outbox.push_send(number, &bytes, round % 2 == 0));
+            assert!(outbox.push_timer(round, 7, u64::MAX));
+            assert!(outbox.push_delete(8, round));
+            let mut told = 0;
+            outbox.drain(&mut scratch, |request| {
+                let expected = [
+                    Request::Send { number, bytes: &bytes, is_counted: round % 2 == 0 },
+                    Request::SetTimer { callback: round, data: 7, interval_ms: u64::MAX },
+                    Request::DeleteTimer { callback: 8, data: round },
+                ];
+                assert_eq!(request, expected[told]);
+                told += 1;
+            });
+            assert_eq!(told, 3);
+            assert!(outbox.is_empty());
+        }
+    }
+
+    /// A full ring takes nothing, and everything that it took before is still there.
+    #[test]
+    fn a_full_ring_refuses_whole_requests() {
+        let outbox = Box::new(Outbox::new());
+        let bytes = pattern(SEND_MAX);
+        let mut taken = 0;
+        while outbox.push_send(1, &bytes, false) {
+            taken += 1;
+        }
+        assert_eq!(taken, 3, "256 KiB hold three of 64 KiB with their headers");
+        let mut out = 0;
+        outbox.drain(&mut Vec::new(), |request| {
+            assert_eq!(request, Request::Send { number: 1, bytes: &bytes, is_counted: false });
+            out += 1;
+        });
+        assert_eq!(out, taken);
+        assert!(outbox.push_send(1, &bytes, false), "there is room again");
+    }
+
+    /// Threads that put in at once lose nothing, and each keeps its own order.
+    #[test]
+    fn threads_share_the_ring() {
+        const COUNT: u64 = 20_000;
+        let outbox = Box::new(Outbox::new());
+        let mut next = [0; 3];
+        thread::scope(|scope| {
+            for thread in 0..3 {
+                let outbox = &outbox;
+                scope.spawn(move || {
+                    for number in 0..COUNT {
+                        while !outbox.push_timer(thread, 0, number) {
+                            thread::yield_now();
+                        }
+                    }
+                });
+            }
+            while next != [COUNT; 3] {
+                outbox.drain(&mut Vec::new(), |request| {
+                    let Request::SetTimer { callback, interval_ms, .. } = request else {
+                        panic!("{request:?} was not put in");
+                    };
+                    assert_eq!(interval_ms, next[callback]);
+                    next[callback] += 1;
+                });
+            }
+        });
+    }
+}
