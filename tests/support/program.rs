@@ -33,7 +33,15 @@ impl Program {
 
     /// Starts the program at a path, which need not be an example of the library.
     pub fn start_at(path: impl AsRef<OsStr>, arguments: &[&str]) -> Self {
-        Self::spawn(Command::new(path).args(arguments), &[])
+        Self::start_at_with(path, arguments, &[])
+    }
+
+    pub fn start_at_with(
+        path: impl AsRef<OsStr>,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        Self::spawn(Command::new(path).args(arguments), variables)
     }
 
     pub fn start_with(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {

@@ -1,0 +1,119 @@
+//! Compiles C and C++ against the header and the archive, and runs what comes out.
+//!
+//! A machine without a compiler skips these tests, and says so.
+
+#![allow(dead_code, unreachable_pub, reason = "every binary has it, none uses all of it")]
+
+#[path = "../../../tests/support/program.rs"]
+mod program;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{env, fs};
+
+pub use program::{PATIENCE, Program};
+
+/// Which compiler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    C,
+    Cxx,
+}
+
+/// An executable of this test, which goes with it.
+pub struct Built(PathBuf);
+
+impl Built {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Runs it to its end, on a backend.
+    pub fn run(&self, backend: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.0);
+        command.args(arguments).env("NETLIB_BACKEND", backend).env_remove("NETLIB_URING_MASK");
+        command.output().expect("it was just built")
+    }
+}
+
+impl Drop for Built {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).ok();
+    }
+}
+
+/// Compiles a file of this package, with all warnings as errors, and links the archive.
+/// `None` where there is no compiler.
+pub fn build(language: Language, source: &str) -> Option<Built> {
+    build_with(language, source, &[])
+}
+
+pub fn build_with(language: Language, source: &str, options: &[&str]) -> Option<Built> {
+    static BUILT: AtomicU32 = AtomicU32::new(0);
+    let (compiler, standard) = match language {
+        Language::C => ("cc", "-std=c11"),
+        Language::Cxx => ("c++", "-std=c++11"),
+    };
+    if Command::new(compiler).arg("--version").output().is_err() {
+        println!("SKIPPED: there is no {compiler}");
+        return None;
+    }
+    let number = BUILT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("netlib-capi-{}-{number}", process::id());
+    let path = env::temp_dir().join(name);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(compiler);
+    command
+        .args([standard, "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])
+        .args(env::var("NETLIB_CAPI_CFLAGS").unwrap_or_default().split_whitespace())
+        .args(options)
+        .arg("-I")
+        .arg(root.join("include"))
+        .arg(root.join(source))
+        .arg(archive())
+        // What the standard library of Rust needs on Linux; README says the same.
+        .args(["-lpthread", "-ldl", "-lm", "-o"])
+        .arg(&path);
+    let output = command.output().expect("it told its version");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {told}");
+    Some(Built(path))
+}
+
+pub fn archive() -> PathBuf {
+    artifact("libnetlib.a")
+}
+
+pub fn shared_library() -> PathBuf {
+    artifact("libnetlib.so")
+}
+
+/// Cargo puts them beside the tests of this package, for which they were built.
+fn artifact(name: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let path = test.parent().unwrap().join(name);
+    assert!(path.exists(), "{} is missing", path.display());
+    path
+}
+
+/// The backends that are to be tested here.
+pub fn backends() -> Vec<&'static str> {
+    match env::var("NETLIB_BACKEND").as_deref() {
+        Ok("uring") => vec!["uring"],
+        Ok("epoll") => vec!["epoll"],
+        _ if has_uring() => vec!["uring", "epoll"],
+        _ => vec!["epoll"],
+    }
+}
+
+fn has_uring() -> bool {
+    let options = uring_netlib::Options::new().backend(uring_netlib::Backend::Uring);
+    options.build::<()>().is_ok()
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
