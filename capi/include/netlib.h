@@ -58,7 +58,7 @@ extern "C" {
 
 /*
  * Names a socket: a positive number, never a descriptor. While the socket is open no other has
- * it, and after that it comes back no earlier than after two million further sockets.
+ * it. It comes back after two million further sockets at the earliest, or after netlib_destroy.
  */
 typedef int net_handle_t;
 

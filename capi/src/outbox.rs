@@ -111,25 +111,29 @@ impl Outbox {
         scratch: &mut Vec<u8>,
         act: &mut impl FnMut(Request<'_>),
     ) -> usize {
-        let payload = self.words[at + 1..].iter().map(|word| word.load(Ordering::Relaxed));
         let size = (header >> 32 & SIZE_MAX) as usize;
         let kind = header & KINDS;
         match kind {
             PADDING => size,
             COUNTED | BLIND => {
                 let words = size.div_ceil(8);
-                scratch.clear();
-                scratch.extend(payload.take(words).flat_map(u64::to_ne_bytes));
+                if scratch.len() < words * 8 {
+                    scratch.resize(words * 8, 0);
+                }
+                let (places, _) = scratch.as_chunks_mut::<8>();
+                let payload = &self.words[at + 1..][..words];
+                for (place, word) in places.iter_mut().zip(payload) {
+                    *place = word.load(Ordering::Relaxed).to_ne_bytes();
+                }
                 let number = i32::try_from(header & NUMBER_MAX).expect("it was one");
                 let is_counted = kind == COUNTED;
                 act(Request::Send { number, bytes: &scratch[..size], is_counted });
                 1 + words
             }
             _ => {
-                let mut payload = payload.map(|word| usize::try_from(word).expect("it was one"));
-                let mut next = || payload.next().expect("an entry does not straddle the end");
-                let (callback, data) = (next(), next());
-                let interval_ms = self.words[at + 3].load(Ordering::Relaxed);
+                let word = |index: usize| self.words[at + index].load(Ordering::Relaxed);
+                let address = |index: usize| usize::try_from(word(index)).expect("it was one");
+                let (callback, data, interval_ms) = (address(1), address(2), word(3));
                 act(match kind {
                     SET_TIMER => Request::SetTimer { callback, data, interval_ms },
                     _ => Request::DeleteTimer { callback, data },

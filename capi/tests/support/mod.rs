@@ -2,16 +2,20 @@
 //!
 //! A machine without a compiler skips these tests, and says so.
 
-#![allow(dead_code, unreachable_pub, reason = "every binary has it, none uses all of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "every binary has it, none uses all of it"
+)]
 
 #[path = "../../../tests/support/program.rs"]
 mod program;
 
+use std::env;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::{env, fs};
+use std::process::{Command, Output};
 
 pub use program::{PATIENCE, Program};
 
@@ -22,7 +26,7 @@ pub enum Language {
     Cxx,
 }
 
-/// An executable of this test, which goes with it.
+/// An executable.
 pub struct Built(PathBuf);
 
 impl Built {
@@ -38,12 +42,6 @@ impl Built {
     }
 }
 
-impl Drop for Built {
-    fn drop(&mut self) {
-        fs::remove_file(&self.0).ok();
-    }
-}
-
 /// Compiles a file of this package, with all warnings as errors, and links the archive.
 /// `None` where there is no compiler.
 pub fn build(language: Language, source: &str) -> Option<Built> {
@@ -51,7 +49,6 @@ pub fn build(language: Language, source: &str) -> Option<Built> {
 }
 
 pub fn build_with(language: Language, source: &str, options: &[&str]) -> Option<Built> {
-    static BUILT: AtomicU32 = AtomicU32::new(0);
     let (compiler, standard) = match language {
         Language::C => ("cc", "-std=c11"),
         Language::Cxx => ("c++", "-std=c++11"),
@@ -60,9 +57,9 @@ pub fn build_with(language: Language, source: &str, options: &[&str]) -> Option<
         println!("SKIPPED: there is no {compiler}");
         return None;
     }
-    let number = BUILT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("netlib-capi-{}-{number}", process::id());
-    let path = env::temp_dir().join(name);
+    let name = Path::new(source).file_name().expect("a file").to_string_lossy();
+    let name = format!("{}-{name}.out", env!("CARGO_CRATE_NAME"));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(compiler);
     command

@@ -1,0 +1,4 @@
+// Includes this library's header.
+#include <netlib.h>
+
+#include "strings.h"

@@ -1,0 +1,84 @@
+//! What programs lean on, as programs in C that check it: each scenario is a process of its own,
+//! on each backend. The rules stand above the functions of the same names in `tests/c`.
+
+mod support;
+
+use std::sync::LazyLock;
+
+use support::{Built, Language, backends, build};
+
+/// A test program, compiled once for all its scenarios; `None` without a compiler.
+type Suite = LazyLock<Option<Built>>;
+
+static SOCKETS: Suite = LazyLock::new(|| build_c("tests/c/sockets.c"));
+static TIMERS: Suite = LazyLock::new(|| build_c("tests/c/timers.c"));
+static SIGNALS: Suite = LazyLock::new(|| build_c("tests/c/signals.c"));
+static MISUSE: Suite = LazyLock::new(|| build_c("tests/c/misuse.c"));
+
+fn build_c(source: &str) -> Option<Built> {
+    build(Language::C, source)
+}
+
+fn check(suite: &Suite, scenario: &str) {
+    let Some(built) = &**suite else { return };
+    for backend in backends() {
+        let output = built.run(backend, &[scenario]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{scenario} on {backend}: {}: {told}", output.status);
+    }
+}
+
+macro_rules! scenarios {
+    ($suite:ident: $($name:ident),+ $(,)?) => {$(
+        #[test]
+        fn $name() {
+            check(&$suite, stringify!($name));
+        }
+    )+};
+}
+
+scenarios! {
+    SOCKETS:
+    messages_come_once_and_in_order,
+    close_right_after_send_flushes,
+    recv_tells_would_block_from_the_end,
+    send_takes_what_fits_and_write_follows,
+    read_comes_before_close,
+    a_failed_connect_is_told_once,
+    a_reset_is_told_by_errno,
+    options_are_read_and_set,
+    a_name_stays_what_it_was,
+    listeners_answer_and_close,
+    handles_are_unique_numbers,
+}
+
+scenarios! {
+    TIMERS:
+    a_timer_beats_until_it_is_deleted,
+    registering_again_updates,
+    a_callback_deletes_another_timer,
+    turns_are_told_in_order,
+    the_loop_stops_and_starts_again,
+    the_library_starts_again,
+    everything_is_allowed_in_every_callback,
+}
+
+scenarios! {
+    SIGNALS:
+    a_handler_registers_a_timer_in_a_callback,
+    a_handler_registers_a_timer_in_the_wait,
+    a_handler_stops_the_loop,
+    a_storm_of_signals_loses_nothing,
+    other_threads_may_only_ask,
+    a_thread_wakes_and_stops_the_loop,
+    a_refused_handler_is_followed_by_write,
+}
+
+scenarios! {
+    MISUSE:
+    unknown_handles_are_refused,
+    null_and_negative_are_refused,
+    a_c_program_has_no_string,
+    limits_are_chosen_before_the_start,
+    a_bad_environment_is_told,
+}
