@@ -1,7 +1,8 @@
 /*
  * An echo server in plain C: every byte comes back.
  *
- *     cc -I capi/include capi/examples/echo.c $(pkg-config --libs --static netlib) -o echo
+ *     cc -I capi/include capi/examples/echo.c target/release/libnetlib.a -lpthread -ldl -lm \
+ *         -o echo
  *     ./echo 7000
  *
  * Runs until SIGTERM or SIGINT. A client that does not read its answers is not read from either:
