@@ -3,13 +3,15 @@
 //! Each checks what it was given, enters the runtime, and turns the outcome into a return value
 //! and `errno`. None lets a panic out.
 
+#![expect(unsafe_code, reason = "exported names, and pointers of the program")]
+
 use std::ffi::{c_char, c_int, c_void};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use uring_netlib::{Netlib, RunError};
+use uring_netlib::{Event, Handle, Netlib, Repeat, RunError};
 
 use crate::foreign::{self, Failure};
 use crate::layer::{Layer, REFUSED, Target};
@@ -34,9 +36,9 @@ pub extern "C" fn netlib_destroy() -> c_int {
         }
         let ended = lend::enter(|layer, net| {
             layer.close_all(net);
-            let end = Instant::now() + DESTROY_MAX;
-            while net.stats().buffered_bytes > 0 && Instant::now() < end {
-                if net.turn(layer, SHORT).is_err() {
+            net.register_timer(DESTROY_MAX, Repeat::Once, give_up, 0);
+            while net.stats().buffered_bytes > 0 && !layer.has_given_up {
+                if net.turn(layer, Duration::MAX).is_err() {
                     break;
                 }
             }
@@ -284,6 +286,11 @@ fn run(layer: &mut Layer, net: &mut Netlib<Layer>, timeout: Duration) -> Result<
     Ok(())
 }
 
+/// The kernel does not take what was sent.
+fn give_up(layer: &mut Layer, _: &mut Netlib<Layer>, _: Handle, _: Event<'_>) {
+    layer.has_given_up = true;
+}
+
 /// Sends of those who may not look: all or nothing, and not before the loop comes to it.
 fn send_later(handle: c_int, bytes: &[u8]) -> Result<usize, Failure> {
     if handle <= 0 {
@@ -377,7 +384,6 @@ const ERROR: c_int = -1;
 
 /// How long `netlib_destroy` waits for the kernel to take what was sent.
 const DESTROY_MAX: Duration = Duration::from_secs(2);
-const SHORT: Duration = Duration::from_millis(10);
 
 // The header has these numbers as `NETLIB_OPT_*`.
 const SET_CALLBACK: c_int = 1;
@@ -388,3 +394,16 @@ const GET_LOCAL_IP: c_int = 5;
 const GET_LOCAL_PORT: c_int = 6;
 const SET_SEND_BUF_SIZE: c_int = 7;
 const SET_RECV_BUF_SIZE: c_int = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A panic inside of a call is a failure of the call, and goes no further.
+    #[test]
+    fn a_panic_is_a_failure() {
+        assert_eq!(guard(|| panic!("on purpose")), ERROR);
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::ENOTRECOVERABLE));
+        assert_eq!(guard(|| Ok(7)), 7);
+    }
+}

@@ -1,6 +1,8 @@
 //! What netlib lacks: functions of this library's own, all named `netlib_ex_`.
 //! `include/netlib.h` documents them for those who call them.
 
+#![expect(unsafe_code, reason = "exported names, and pointers of the program")]
+
 use std::ffi::{c_char, c_int, c_void};
 use std::fmt::Write;
 

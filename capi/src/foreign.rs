@@ -3,6 +3,8 @@
 //! Each function does one thing with one of them. Who calls with a pointer answers for it, as the
 //! C program does for the pointer that it passed.
 
+#![expect(unsafe_code, reason = "the program's memory")]
+
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::{ptr, slice};
 

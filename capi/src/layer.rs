@@ -35,6 +35,8 @@ pub(crate) struct Layer {
     pub(crate) is_winding_down: bool,
     /// Nobody is told of anything any more.
     pub(crate) is_mute: bool,
+    /// What was sent is waited for no longer.
+    pub(crate) has_given_up: bool,
     scratch: Vec<u8>,
 }
 
@@ -84,6 +86,7 @@ impl Layer {
             send_bytes_max,
             is_winding_down: false,
             is_mute: false,
+            has_given_up: false,
             scratch: Vec::new(),
         }
     }

@@ -5,6 +5,8 @@
 //! while a callback of the program runs, so that inside of it every call is allowed. Whoever
 //! comes while it is entered has interrupted it: a signal handler. Other threads never get in.
 
+#![expect(unsafe_code, reason = "parts of the runtime that are lent to callbacks")]
+
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::hint;

@@ -6,6 +6,8 @@
 //! `calls.rs` and `extra.rs`; who may touch the runtime when is decided in `lend.rs`; what happens
 //! between it and the program's callbacks is `layer.rs`.
 
+#![deny(unsafe_code)]
+
 mod calls;
 mod config;
 mod extra;

@@ -50,6 +50,9 @@ scenarios! {
     a_name_stays_what_it_was,
     listeners_answer_and_close,
     handles_are_unique_numbers,
+    a_stop_leaves_nothing_unsent,
+    destroy_leaves_nothing_unsent,
+    a_byte_out_of_band_ends_nothing,
 }
 
 scenarios! {

@@ -15,4 +15,4 @@ void netlib_eventloop(std::uint32_t wait_timeout = 100);
 void netlib_stop_event();
 }
 
-#include "strings.h"
+#include "string_options.hpp"

@@ -194,16 +194,11 @@ static void send_takes_what_fits_and_write_follows(void)
     close(peer_of_full);
 }
 
-static void on_both(void *data, uint8_t msg, uint32_t handle, void *unused)
-{
-    on_noted(data, msg, handle, unused);
-}
-
 /* Bytes that come with the end are told before it. */
 static void read_comes_before_close(void)
 {
     uint16_t port;
-    listen_at(&port, on_both, "");
+    listen_at(&port, on_noted, "");
     /* All of it is there before the loop looks for the first time. */
     int peer = connect_plainly(port);
     CHECK(write(peer, "last words", 10) == 10);
@@ -278,8 +273,6 @@ static void a_reset_is_told_by_errno(void)
     run();
     CHECK(reset_errno == ECONNRESET);
 }
-
-static void on_option(void *data, uint8_t msg, uint32_t handle, void *unused);
 
 static void on_replaced(void *data, uint8_t msg, uint32_t handle, void *unused)
 {
@@ -407,6 +400,66 @@ static void handles_are_unique_numbers(void)
     run();
 }
 
+static void on_farewell(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    (void)data, (void)unused;
+    if (msg == NETLIB_MSG_CONNECT) {
+        CHECK(netlib_send((net_handle_t)handle, many, 5000) == 5000);
+        netlib_stop_event();
+    }
+}
+
+/* What was sent before a stop leaves before the loop returns. */
+static void a_stop_leaves_nothing_unsent(void)
+{
+    uint16_t port;
+    struct timeval patience = {10, 0};
+    listen_at(&port, on_farewell, NULL);
+    int peer = connect_plainly(port);
+    setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    run();
+    CHECK(recv(peer, many, 5000, MSG_WAITALL) == 5000);
+    close(peer);
+}
+
+static void stop_when_received(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    (void)data, (void)msg, (void)handle, (void)unused;
+    if (received > 0) {
+        netlib_stop_event();
+    }
+}
+
+/* And what was sent after it, before the library's end. */
+static void destroy_leaves_nothing_unsent(void)
+{
+    uint16_t port;
+    listen_at(&port, on_noted, "");
+    int peer = connect_plainly(port);
+    CHECK(write(peer, "x", 1) == 1);
+    netlib_add_loop(stop_when_received, NULL);
+    run();
+    CHECK(netlib_send(served, many, 900000) == 900000);
+    CHECK(netlib_destroy() == NETLIB_OK);
+    CHECK(recv(peer, many, 900000, MSG_WAITALL) == 900000);
+    CHECK(recv(peer, many, 1, 0) == 0);
+    close(peer);
+}
+
+/* A byte out of band says nothing of the stream, and ends nothing. */
+static void a_byte_out_of_band_ends_nothing(void)
+{
+    uint16_t port;
+    listen_at(&port, on_noted, "");
+    int peer = connect_plainly(port);
+    CHECK(send(peer, "!", 1, MSG_OOB) == 1);
+    CHECK(write(peer, "data", 4) == 4);
+    close(peer);
+    run();
+    CHECK(strcmp(told, "CONNECT READ CLOSE") == 0 || strcmp(told, "CONNECT READ READ CLOSE") == 0);
+    CHECK(received == 4);
+}
+
 static const struct scenario scenarios[] = {
     SCENARIO(messages_come_once_and_in_order),
     SCENARIO(close_right_after_send_flushes),
@@ -419,6 +472,9 @@ static const struct scenario scenarios[] = {
     SCENARIO(a_name_stays_what_it_was),
     SCENARIO(listeners_answer_and_close),
     SCENARIO(handles_are_unique_numbers),
+    SCENARIO(a_stop_leaves_nothing_unsent),
+    SCENARIO(destroy_leaves_nothing_unsent),
+    SCENARIO(a_byte_out_of_band_ends_nothing),
 };
 
 int main(int argc, char **argv)

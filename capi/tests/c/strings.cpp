@@ -1,4 +1,4 @@
 // Includes this library's header.
 #include <netlib.h>
 
-#include "strings.h"
+#include "string_options.hpp"

@@ -45,15 +45,16 @@ impl Built {
 /// Compiles a file of this package, with all warnings as errors, and links the archive.
 /// `None` where there is no compiler.
 pub fn build(language: Language, source: &str) -> Option<Built> {
-    build_with(language, source, &[])
+    build_against(language, source, &[&archive()])
 }
 
-pub fn build_with(language: Language, source: &str, options: &[&str]) -> Option<Built> {
+/// The same, with those archives.
+pub fn build_against(language: Language, source: &str, archives: &[&Path]) -> Option<Built> {
     let (compiler, standard) = match language {
         Language::C => ("cc", "-std=c11"),
         Language::Cxx => ("c++", "-std=c++11"),
     };
-    if Command::new(compiler).arg("--version").output().is_err() {
+    if !has_command(compiler) {
         println!("SKIPPED: there is no {compiler}");
         return None;
     }
@@ -64,12 +65,12 @@ pub fn build_with(language: Language, source: &str, options: &[&str]) -> Option<
     let mut command = Command::new(compiler);
     command
         .args([standard, "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])
+        // A lane with a sanitizer has the programs sanitized as well.
         .args(env::var("NETLIB_CAPI_CFLAGS").unwrap_or_default().split_whitespace())
-        .args(options)
         .arg("-I")
         .arg(root.join("include"))
         .arg(root.join(source))
-        .arg(archive())
+        .args(archives)
         // What the standard library of Rust needs on Linux; README says the same.
         .args(["-lpthread", "-ldl", "-lm", "-o"])
         .arg(&path);
@@ -77,6 +78,10 @@ pub fn build_with(language: Language, source: &str, options: &[&str]) -> Option<
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {told}");
     Some(Built(path))
+}
+
+pub fn has_command(name: &str) -> bool {
+    Command::new(name).arg("--version").output().is_ok()
 }
 
 pub fn archive() -> PathBuf {
