@@ -117,6 +117,23 @@ fn pulled_bytes_come_in_pieces_and_the_end_after_the_last() {
     });
 }
 
+/// Pull: that nothing more will arrive is known while bytes are left, before the end is told.
+#[test]
+fn the_end_is_known_before_the_last_byte_is_pulled() {
+    on_every_backend(|lane| {
+        let mut world = World::with(lane.options().delivery(Delivery::Pull));
+        let (mut peer, handle) = world.served_peer();
+        world.write(&mut peer, b"last");
+        world.turn_until("bytes", |world| {
+            world.net.option(handle).unwrap().undelivered_bytes() == 4
+        });
+        assert!(!world.net.option(handle).unwrap().has_ended());
+        drop(peer);
+        world.turn_until("the end", |world| world.net.option(handle).unwrap().has_ended());
+        assert_eq!(world.net.state(handle), Ok(SocketState::Connected), "it is not told");
+    });
+}
+
 /// Pull: a socket whose bytes nobody pulls stops receiving, and loses nothing when it goes on.
 #[test]
 fn unpulled_bytes_are_bounded() {

@@ -10,6 +10,17 @@ struct Source {
 
 /// Every Rust file of the project, and none that a build has made.
 fn sources() -> Vec<Source> {
+    let sources = sources_in(&["rs"]);
+    assert!(sources.len() > 30, "the files were found");
+    sources
+}
+
+/// Every file in C and C++.
+fn c_sources() -> Vec<Source> {
+    sources_in(&["c", "cpp", "h", "hpp"])
+}
+
+fn sources_in(extensions: &[&str]) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     // The last two are packages of their own, which are not part of the library's.
     let folders = ["src", "fallback", "tests", "examples", "benches", "fuzz/fuzz_targets", "capi"];
@@ -21,14 +32,16 @@ fn sources() -> Vec<Source> {
             let path = entry.unwrap().path();
             if path.is_dir() && !path.ends_with("target") {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                continue;
+            }
+            let extension = path.extension().unwrap_or_default();
+            if extensions.iter().any(|wanted| extension == *wanted) {
                 let text = fs::read_to_string(&path).unwrap();
                 let path = path.strip_prefix(root).unwrap().to_owned();
                 sources.push(Source { path, text });
             }
         }
     }
-    assert!(sources.len() > 30, "the files were found");
     sources
 }
 
@@ -41,7 +54,10 @@ fn expect_none(rule: &str, broken: impl Iterator<Item = String>) {
 /// A file says in its first line what it is.
 #[test]
 fn every_file_has_a_header() {
-    let broken = sources().into_iter().filter(|source| !source.text.starts_with("//! "));
+    let rust = sources().into_iter().filter(|source| !source.text.starts_with("//! "));
+    let c = c_sources().into_iter();
+    let c = c.filter(|source| !["/*", "// "].iter().any(|start| source.text.starts_with(start)));
+    let broken = rust.chain(c);
     expect_none("files without a header", broken.map(|source| source.path.display().to_string()));
 }
 
@@ -56,7 +72,7 @@ fn files_and_lines_stay_short() {
         let wide = wide.map(|(at, _)| format!("{path}:{}: over 100 columns", at + 1));
         file.into_iter().chain(wide).collect::<Vec<_>>()
     };
-    expect_none("too long", sources().iter().flat_map(long));
+    expect_none("too long", sources().iter().chain(&c_sources()).flat_map(long));
 }
 
 /// Functions stay at 70 lines. Formatted code closes one at the column where it opened it.
@@ -72,6 +88,23 @@ fn functions_stay_short() {
                 continue;
             }
             let close = format!("{}}}", &line[..line.len() - code.len()]);
+            let end = lines[at..].iter().position(|line| **line == close);
+            if end.is_some_and(|length| length >= 70) {
+                broken.push(format!("{}:{}", source.path.display(), at + 1));
+            }
+        }
+    }
+    expect_none("functions over 70 lines", broken.into_iter());
+}
+
+/// So do those in C and C++, whose braces stand in lines of their own.
+#[test]
+fn c_functions_stay_short() {
+    let mut broken = Vec::new();
+    for source in c_sources() {
+        let lines: Vec<&str> = source.text.lines().collect();
+        for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.trim_start() == "{") {
+            let close = line.replace('{', "}");
             let end = lines[at..].iter().position(|line| **line == close);
             if end.is_some_and(|length| length >= 70) {
                 broken.push(format!("{}:{}", source.path.display(), at + 1));

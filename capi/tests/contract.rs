@@ -42,6 +42,7 @@ scenarios! {
     messages_come_once_and_in_order,
     close_right_after_send_flushes,
     recv_tells_would_block_from_the_end,
+    recv_knows_the_end_after_the_last_byte,
     send_takes_what_fits_and_write_follows,
     read_comes_before_close,
     a_failed_connect_is_told_once,

@@ -153,6 +153,38 @@ static void recv_tells_would_block_from_the_end(void)
     run();
 }
 
+static void on_late(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    char bytes[16];
+    (void)data, (void)handle, (void)unused;
+    CHECK(msg == NETLIB_MSG_TIMER);
+    netlib_delete_timer(on_late, data);
+    CHECK(netlib_recv(served, bytes, sizeof bytes) == 5);
+    errno = 7;
+    CHECK(netlib_recv(served, bytes, sizeof bytes) == 0 && errno == 0);
+}
+
+static void on_lazy(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    (void)data, (void)unused;
+    served = (net_handle_t)handle;
+    if (msg == NETLIB_MSG_CLOSE) {
+        netlib_stop_event();
+    }
+}
+
+/* Who takes the last byte late learns at once that it was the last. */
+static void recv_knows_the_end_after_the_last_byte(void)
+{
+    uint16_t port;
+    listen_at(&port, on_lazy, NULL);
+    int peer = connect_plainly(port);
+    CHECK(write(peer, "hello", 5) == 5);
+    close(peer);
+    netlib_register_timer(on_late, NULL, 300);
+    run();
+}
+
 static int peer_of_full;
 
 static void on_full(void *data, uint8_t msg, uint32_t handle, void *unused)
@@ -254,14 +286,15 @@ static void on_reset(void *data, uint8_t msg, uint32_t handle, void *unused)
         drain((net_handle_t)handle);
     }
     if (msg == NETLIB_MSG_CLOSE) {
+        served = (net_handle_t)handle;
         errno = 0;
-        CHECK(netlib_recv((net_handle_t)handle, &byte, 1) == -1);
+        CHECK(netlib_recv(served, &byte, 1) == -1);
         reset_errno = errno;
         netlib_stop_event();
     }
 }
 
-/* A reset is not the end of the stream. */
+/* A reset is not the end of the stream. After CLOSE the handle is gone, closed or not. */
 static void a_reset_is_told_by_errno(void)
 {
     uint16_t port;
@@ -272,6 +305,7 @@ static void a_reset_is_told_by_errno(void)
     close(peer);
     run();
     CHECK(reset_errno == ECONNRESET);
+    CHECK_FAILS(netlib_close(served), EBADF);
 }
 
 static void on_replaced(void *data, uint8_t msg, uint32_t handle, void *unused)
@@ -464,6 +498,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(messages_come_once_and_in_order),
     SCENARIO(close_right_after_send_flushes),
     SCENARIO(recv_tells_would_block_from_the_end),
+    SCENARIO(recv_knows_the_end_after_the_last_byte),
     SCENARIO(send_takes_what_fits_and_write_follows),
     SCENARIO(read_comes_before_close),
     SCENARIO(a_failed_connect_is_told_once),
