@@ -2,11 +2,13 @@
 //! for the original of netlib, under the same load; and what the C surface costs on top of Rust's.
 //!
 //! `cargo bench -p uring-netlib-capi` takes about half a minute. Each server is a process on one
-//! core and the load on another. The load writes a number of PDUs to each of 1000 connections, and
-//! then reads all answers and checks them, over and over. The servers take turns; medians are told.
+//! core and the load on another. The load keeps a number of PDUs in flight on each of 1000
+//! connections and checks every answer. The servers take turns; medians are told. The server's time
+//! per PDU is the figure to trust: PDUs per second depend on the load and on who else uses the
+//! machine.
 
-#![forbid(unsafe_code)]
-
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -19,13 +21,14 @@ use uring_netlib::{Delivery, Event, Handle, Netlib, Options};
 const CONNECTIONS: usize = 1000;
 const PDU_LEN: usize = 64;
 const DEPTHS: [usize; 2] = [16, 1];
-const ROUNDS: usize = 5;
-const TURN: Duration = Duration::from_millis(700);
+const ROUNDS: usize = 7;
+const TURN: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let outcome = match &arguments[..] {
-        [mode, port] if mode == "--serve" => serve_rust(port),
+        [mode, port] if mode == "--rust" => serve_rust(port),
+        [mode, port] if mode == "--c" => serve_c(port),
         _ if arguments.iter().any(|argument| argument == "--bench") => measure(),
         _ => {
             println!("relink: nothing to test; `cargo bench -p uring-netlib-capi` measures");
@@ -45,7 +48,7 @@ fn main() -> ExitCode {
 struct Contender {
     name: &'static str,
     program: PathBuf,
-    arguments: Vec<String>,
+    mode: Option<&'static str>,
     backend: &'static str,
 }
 
@@ -56,32 +59,45 @@ fn measure() -> io::Result<()> {
     let ours = build("relinked", &archive()?)?;
     let original = build("original", &root.join("benches/epoll_netlib.cpp"))?;
     let rust = env::current_exe()?;
-    let contender = |name, program: &Path, backend| Contender {
+    let contender = |name, program: &Path, mode, backend| Contender {
         name,
         program: program.to_owned(),
-        arguments: Vec::new(),
+        mode,
         backend,
     };
-    let mut rust_surface = contender("Rust surface, uring", &rust, "uring");
-    rust_surface.arguments.push("--serve".to_owned());
-    let contenders = [
-        contender("original's shape", &original, "epoll"),
-        contender("C surface, uring", &ours, "uring"),
-        contender("C surface, epoll", &ours, "epoll"),
-        rust_surface,
-    ];
     println!("{CONNECTIONS} connections, PDUs of {PDU_LEN} B, medians of {ROUNDS} turns\n");
+    let contenders = [
+        contender("original's shape", &original, None, "epoll"),
+        contender("relinked, uring", &ours, None, "uring"),
+        contender("relinked, epoll", &ours, None, "epoll"),
+    ];
     for depth in DEPTHS {
-        let mut results: Vec<Vec<Sample>> = contenders.iter().map(|_| Vec::new()).collect();
-        let mut targets = contenders.iter().map(Target::start).collect::<io::Result<Vec<_>>>()?;
-        for _ in 0..ROUNDS {
-            for (target, samples) in targets.iter_mut().zip(&mut results) {
-                samples.push(target.turn(depth)?);
-            }
-        }
+        tell(depth, &contenders, &compare(&contenders, depth)?);
+    }
+    // One program in Rust, on either surface.
+    let contenders = [
+        contender("Rust surface, uring", &rust, Some("--rust"), "uring"),
+        contender("C surface, uring", &rust, Some("--c"), "uring"),
+    ];
+    for depth in DEPTHS {
+        let results = compare(&contenders, depth)?;
         tell(depth, &contenders, &results);
+        let layer = results[1].iter().zip(&results[0]).map(|(c, rust)| c.cpu_ns - rust.cpu_ns);
+        println!("the C surface's own cost is {:.0} ns per PDU\n", median(layer));
     }
     Ok(())
+}
+
+/// Gives each contender its turn in each round.
+fn compare(contenders: &[Contender], depth: usize) -> io::Result<Vec<Vec<Sample>>> {
+    let mut results: Vec<Vec<Sample>> = contenders.iter().map(|_| Vec::new()).collect();
+    let mut targets = contenders.iter().map(Target::start).collect::<io::Result<Vec<_>>>()?;
+    for _ in 0..ROUNDS {
+        for (target, samples) in targets.iter_mut().zip(&mut results) {
+            samples.push(target.turn(depth)?);
+        }
+    }
+    Ok(results)
 }
 
 fn tell(depth: usize, contenders: &[Contender], results: &[Vec<Sample>]) {
@@ -97,8 +113,7 @@ fn tell(depth: usize, contenders: &[Contender], results: &[Vec<Sample>]) {
             contender.name, rates[at], costs[at]
         );
     }
-    let layer = results[1].iter().zip(&results[3]).map(|(c, rust)| c.cpu_ns - rust.cpu_ns);
-    println!("the C surface costs {:.0} ns per PDU more than Rust's\n", median(layer));
+    println!();
 }
 
 #[derive(Clone, Copy)]
@@ -130,37 +145,50 @@ impl Target {
         Ok(Self { server, streams, bytes: Vec::new(), round: 0 })
     }
 
+    /// Keeps `depth` PDUs in flight on each connection: a lot of them is read, and the next one
+    /// written, one connection after the other, so that the server always has work.
     fn turn(&mut self, depth: usize) -> io::Result<Sample> {
-        self.exchange(depth)?;
+        for stream in &mut self.streams {
+            stream.write_all(&lot_of(depth, 0))?;
+        }
+        self.sweep(depth, true)?;
         let (start, cpu_start) = (Instant::now(), self.server.cpu_ns()?);
         let mut pdus = 0;
         while start.elapsed() < TURN {
-            pdus += self.exchange(depth)?;
+            self.sweep(depth, true)?;
+            pdus += depth * self.streams.len();
         }
         let (elapsed, cpu_ns) = (start.elapsed(), self.server.cpu_ns()? - cpu_start);
+        self.sweep(depth, false)?;
+        self.round = 0;
         let rate = pdus as f64 / elapsed.as_secs_f64();
         Ok(Sample { rate, cpu_ns: cpu_ns as f64 / pdus as f64 })
     }
 
-    /// One lot of PDUs to each connection, and back; how many.
-    fn exchange(&mut self, depth: usize) -> io::Result<usize> {
-        let mut pdu = [0; PDU_LEN];
+    fn sweep(&mut self, depth: usize, goes_on: bool) -> io::Result<()> {
+        let expected = lot_of(depth, self.round);
         self.round = self.round.wrapping_add(1);
-        pdu[3] = u8::try_from(PDU_LEN).expect("it is short");
-        pdu[16..].fill(self.round);
-        let lot = pdu.repeat(depth);
-        self.bytes.resize(lot.len(), 0);
-        for stream in &mut self.streams {
-            stream.write_all(&lot)?;
-        }
+        let next = lot_of(depth, self.round);
+        self.bytes.resize(expected.len(), 0);
         for stream in &mut self.streams {
             stream.read_exact(&mut self.bytes)?;
-            if self.bytes != lot {
+            if self.bytes != expected {
                 return Err(io::Error::other("an answer differs from its question"));
             }
+            if goes_on {
+                stream.write_all(&next)?;
+            }
         }
-        Ok(depth * self.streams.len())
+        Ok(())
     }
+}
+
+/// PDUs of one round in a row.
+fn lot_of(depth: usize, round: u8) -> Vec<u8> {
+    let mut pdu = [0; PDU_LEN];
+    pdu[3] = u8::try_from(PDU_LEN).expect("it is short");
+    pdu[16..].fill(round);
+    pdu.repeat(depth)
 }
 
 struct Server(Child);
@@ -176,7 +204,7 @@ impl Server {
             Command::new(&contender.program)
         };
         let child = command
-            .args(&contender.arguments)
+            .args(contender.mode)
             .arg(port.to_string())
             .env("NETLIB_BACKEND", contender.backend)
             .stdout(Stdio::piped())
@@ -227,10 +255,10 @@ fn archive() -> io::Result<PathBuf> {
     if path.exists() { Ok(path) } else { Err(io::Error::other("libnetlib.a is missing")) }
 }
 
-/// The same server on the Rust surface: a buffer for what comes in, a send for each PDU.
+/// The same server in Rust, on the library's own surface.
 fn serve_rust(port: &str) -> io::Result<()> {
     let options = Options::new().delivery(Delivery::Pull);
-    let mut net = options.build::<Buffers>().map_err(io::Error::other)?;
+    let mut net = options.build::<Buffers<Handle>>().map_err(io::Error::other)?;
     let address = format!("127.0.0.1:{port}");
     net.listen(address.as_str(), on_event, 0).map_err(io::Error::other)?;
     println!("listening on {address}");
@@ -238,8 +266,70 @@ fn serve_rust(port: &str) -> io::Result<()> {
     net.eventloop(&mut Buffers::new(), timeout).map_err(io::Error::other)
 }
 
+fn on_event(
+    buffers: &mut Buffers<Handle>,
+    net: &mut Netlib<Buffers<Handle>>,
+    handle: Handle,
+    event: Event<'_>,
+) {
+    match event {
+        Event::Read(_) => {
+            let incoming = buffers.entry(handle).or_default();
+            while let Ok(len) = net.recv(handle, incoming.room()) {
+                incoming.end += len;
+                incoming.cut_pdus(|pdu| net.send(handle, pdu).is_ok());
+            }
+        }
+        Event::Close(_) => drop(buffers.remove(&handle)),
+        _ => {}
+    }
+}
+
+/// The same server in Rust, on the C surface.
+fn serve_c(port: &str) -> io::Result<()> {
+    let number = port.parse().map_err(io::Error::other)?;
+    let buffers: *mut Buffers<u32> = Box::leak(Box::default());
+    // SAFETY: the text ends with a zero byte, and the buffers are never freed.
+    let listening = unsafe {
+        netlib::netlib_listen(c"127.0.0.1".as_ptr(), number, Some(on_message), buffers.cast())
+    };
+    if listening != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    println!("listening on 127.0.0.1:{port}");
+    netlib::netlib_eventloop(100);
+    Ok(())
+}
+
+/// # Safety
+/// - `data` leads to the buffers, which nobody else uses meanwhile.
+unsafe extern "C-unwind" fn on_message(data: *mut c_void, msg: u8, handle: u32, _: *mut c_void) {
+    // SAFETY: as the caller promises.
+    let buffers = unsafe { &mut *data.cast::<Buffers<u32>>() };
+    let number = handle.cast_signed();
+    match msg {
+        READ => {
+            let incoming = buffers.entry(handle).or_default();
+            loop {
+                let room = incoming.room().as_mut_ptr().cast();
+                // SAFETY: there is room for as many bytes.
+                let len = unsafe { netlib::netlib_recv(number, room, RECEIVE_LEN_INT) };
+                let Some(len) = usize::try_from(len).ok().filter(|len| *len > 0) else { return };
+                incoming.end += len;
+                incoming.cut_pdus(|pdu| {
+                    let len = c_int::try_from(pdu.len()).expect("a PDU is short");
+                    // SAFETY: the bytes are readable.
+                    unsafe { netlib::netlib_send(number, pdu.as_ptr().cast(), len) == len }
+                });
+            }
+        }
+        CLOSE => drop(buffers.remove(&handle)),
+        _ => {}
+    }
+}
+
 /// What has come in on each connection and is no whole PDU yet.
-type Buffers = std::collections::HashMap<Handle, Incoming>;
+type Buffers<H> = HashMap<H, Incoming>;
 
 #[derive(Default)]
 struct Incoming {
@@ -248,43 +338,31 @@ struct Incoming {
     end: usize,
 }
 
-fn on_event(buffers: &mut Buffers, net: &mut Netlib<Buffers>, handle: Handle, event: Event<'_>) {
-    match event {
-        Event::Read(_) => {
-            let incoming = buffers.entry(handle).or_default();
-            loop {
-                if incoming.start == incoming.end {
-                    (incoming.start, incoming.end) = (0, 0);
-                }
-                if incoming.bytes.len() < incoming.end + RECEIVE_LEN {
-                    incoming.bytes.resize((incoming.end + RECEIVE_LEN) * 5 / 4, 0);
-                }
-                let room = &mut incoming.bytes[incoming.end..][..RECEIVE_LEN];
-                let Ok(len) = net.recv(handle, room) else { return };
-                incoming.end += len;
-                if cut_pdus(incoming, net, handle).is_none() {
-                    net.abort(handle).ok();
-                    return;
-                }
-            }
+impl Incoming {
+    fn room(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
         }
-        Event::Close(_) => drop(buffers.remove(&handle)),
-        _ => {}
+        if self.bytes.len() < self.end + RECEIVE_LEN {
+            self.bytes.resize((self.end + RECEIVE_LEN) * 5 / 4, 0);
+        }
+        &mut self.bytes[self.end..][..RECEIVE_LEN]
     }
-}
 
-fn cut_pdus(incoming: &mut Incoming, net: &mut Netlib<Buffers>, handle: Handle) -> Option<()> {
-    loop {
-        let bytes = &incoming.bytes[incoming.start..incoming.end];
-        let Some(field) = bytes.first_chunk::<4>().filter(|_| bytes.len() >= 16) else {
-            return Some(());
-        };
-        let len = u32::from_be_bytes(*field) as usize;
-        if bytes.len() < len {
-            return Some(());
+    /// Gives whole PDUs to `send`, which takes them all: their number is limited by the load.
+    fn cut_pdus(&mut self, mut send: impl FnMut(&[u8]) -> bool) {
+        loop {
+            let bytes = &self.bytes[self.start..self.end];
+            let Some(field) = bytes.first_chunk::<4>().filter(|_| bytes.len() >= 16) else {
+                return;
+            };
+            let len = u32::from_be_bytes(*field) as usize;
+            if bytes.len() < len {
+                return;
+            }
+            assert!(send(&bytes[..len]), "there is room for what the load has in flight");
+            self.start += len;
         }
-        net.send(handle, &bytes[..len]).ok()?;
-        incoming.start += len;
     }
 }
 
@@ -295,3 +373,8 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 const RECEIVE_LEN: usize = 2048;
+const RECEIVE_LEN_INT: c_int = 2048;
+
+// As the header has them.
+const READ: u8 = 3;
+const CLOSE: u8 = 5;

@@ -33,7 +33,7 @@ pub(crate) struct Layer {
     send_bytes_max: usize,
     /// Sockets are told, but neither timers nor loop callbacks are.
     pub(crate) is_winding_down: bool,
-    /// Nobody is told of anything any more.
+    /// All sockets are closed, and neither timers nor loop callbacks are told any more.
     pub(crate) is_mute: bool,
     /// What was sent is waited for no longer.
     pub(crate) has_given_up: bool,
@@ -52,10 +52,10 @@ struct Socket {
     handle: Handle,
     state: State,
     target: Target,
-    /// `None` for listeners.
-    remote: Option<Remote>,
+    /// `None` for listeners. Apart, as it is rarely asked for.
+    remote: Option<Box<Remote>>,
     /// Bytes of it that wait in the outbox and were weighed against its limit.
-    boxed: usize,
+    boxed: u32,
     /// It was told that there is no room.
     wants_write: bool,
 }
@@ -163,7 +163,7 @@ impl Layer {
             State::Listening | State::Connecting => return Err(libc::ENOTCONN),
         }
         let options = net.option(socket.handle).map_err(|Stale| libc::EPIPE)?;
-        let queued = options.pending_bytes() + socket.boxed;
+        let queued = options.pending_bytes() + socket.boxed as usize;
         let taken = bytes.len().min(self.send_bytes_max.saturating_sub(queued));
         socket.wants_write |= taken < bytes.len();
         let bytes = &bytes[..taken];
@@ -171,12 +171,12 @@ impl Layer {
             return Ok(0);
         }
         if taken <= BOXED_MAX && OUTBOX.push_send(number, bytes, true) {
-            socket.boxed += taken;
+            socket.boxed += len_of(bytes);
             return Ok(taken);
         }
         if lend::may_be_in_signal_handler() {
             if taken <= SEND_MAX && OUTBOX.push_send(number, bytes, true) {
-                socket.boxed += taken;
+                socket.boxed += len_of(bytes);
                 return Ok(taken);
             }
             REFUSED.store(true, Ordering::Release);
@@ -249,7 +249,7 @@ impl Layer {
     /// The peer's address as text, and its port: as it was given to `connect`, or has come.
     pub(crate) fn remote(&mut self, number: i32) -> Result<(String, u16), Failure> {
         let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
-        match &socket.remote {
+        match socket.remote.as_deref() {
             Some(Remote::Named(name, port)) => Ok((name.clone(), *port)),
             Some(Remote::Peer(peer)) => Ok((peer.ip().to_string(), peer.port())),
             None => Err(libc::ENOTCONN),
@@ -332,7 +332,7 @@ impl Layer {
     fn send_boxed(&mut self, net: &mut Netlib<Self>, number: i32, bytes: &[u8], is_counted: bool) {
         let Some(socket) = self.sockets.find_mut(number) else { return };
         if is_counted {
-            socket.boxed -= bytes.len();
+            socket.boxed -= len_of(bytes);
         }
         match net.send(socket.handle, bytes) {
             // Where it is not connected, its end is on its way or nothing could be promised.
@@ -370,7 +370,7 @@ impl Layer {
         target: Target,
         remote: Option<Remote>,
     ) -> Result<i32, Failure> {
-        let handle = Handle::NONE;
+        let (handle, remote) = (Handle::NONE, remote.map(Box::new));
         let socket = Socket { handle, state, target, remote, boxed: 0, wants_write: false };
         self.sockets.insert(socket).ok_or(libc::EMFILE)
     }
@@ -397,9 +397,7 @@ impl Layer {
     fn tell(&mut self, net: &mut Netlib<Self>, number: i32, message: u8) {
         let Some(socket) = self.sockets.find_mut(number) else { return };
         let target = socket.target;
-        if !self.is_mute {
-            lend::tell(self, net, target, message, number);
-        }
+        lend::tell(self, net, target, message, number);
     }
 
     fn tell_close(&mut self, net: &mut Netlib<Self>, number: i32) {
@@ -513,6 +511,10 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
 
 fn number_of(net: &mut Netlib<Layer>, handle: Handle) -> Option<i32> {
     i32::try_from(net.option(handle).ok()?.user_data()).ok()
+}
+
+fn len_of(boxed: &[u8]) -> u32 {
+    u32::try_from(boxed.len()).expect("the outbox is shorter than that")
 }
 
 fn user_data(number: i32) -> u64 {

@@ -14,7 +14,9 @@ pub(crate) struct Numbers<T> {
     free: VecDeque<u32>,
 }
 
+/// As long as what the core's cache fetches at once: an event looks at one of them.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Place<T> {
     number: i32,
     value: Option<T>,

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 /// What is asked for.
@@ -36,23 +36,38 @@ pub(crate) enum Request<'a> {
 /// header is zero is one that somebody is still writing.
 pub(crate) struct Outbox {
     words: [AtomicU64; WORDS],
-    /// Words ever taken out.
-    head: AtomicUsize,
-    /// Words ever claimed.
-    tail: AtomicUsize,
+    /// Where the words that are claimed begin and end, as the upper and the lower half. They are
+    /// one number, so that an empty ring can start from its beginning again, which keeps those few
+    /// words in the core's cache.
+    span: AtomicU64,
+}
+
+/// The words that are claimed. Both count on and wrap; places are what is left by `WORDS`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Span {
+    head: u32,
+    tail: u32,
+}
+
+impl Span {
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is the tail")]
+    const fn unpack(span: u64) -> Self {
+        Self { head: (span >> 32) as u32, tail: span as u32 }
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.head) << 32 | u64::from(self.tail)
+    }
 }
 
 impl Outbox {
     pub(crate) const fn new() -> Self {
-        Self {
-            words: [const { AtomicU64::new(0) }; WORDS],
-            head: AtomicUsize::new(0),
-            tail: AtomicUsize::new(0),
-        }
+        Self { words: [const { AtomicU64::new(0) }; WORDS], span: AtomicU64::new(0) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.head.load(Ordering::Relaxed) == self.tail.load(Ordering::Relaxed)
+        let span = Span::unpack(self.span.load(Ordering::Relaxed));
+        span.head == span.tail
     }
 
     /// Puts bytes in, all of them or none; whether there was room.
@@ -84,10 +99,9 @@ impl Outbox {
 
     /// Takes out what was put in before this call. `scratch` is memory to work with.
     pub(crate) fn drain(&self, scratch: &mut Vec<u8>, mut act: impl FnMut(Request<'_>)) {
-        let tail = self.tail.load(Ordering::Acquire);
-        let mut head = self.head.load(Ordering::Relaxed);
+        let Span { mut head, tail } = Span::unpack(self.span.load(Ordering::Acquire));
         while head != tail {
-            let at = head % WORDS;
+            let at = place_of(head);
             let header = self.words[at].load(Ordering::Acquire);
             if header == 0 {
                 // Another thread is about to write it. What follows must not overtake it.
@@ -98,9 +112,15 @@ impl Outbox {
             for word in &self.words[at..at + len] {
                 word.store(0, Ordering::Relaxed);
             }
-            head += len;
-            self.head.store(head, Ordering::Release);
+            head = head.wrapping_add(count_of(len));
         }
+        // Who claims a place after this sees that its words are zero.
+        let release = |span| {
+            let Span { tail, .. } = Span::unpack(span);
+            let left = if head == tail { Span { head: 0, tail: 0 } } else { Span { head, tail } };
+            Some(left.pack())
+        };
+        let _ = self.span.fetch_update(Ordering::AcqRel, Ordering::Acquire, release);
     }
 
     /// Acts on one entry, and returns its length in words.
@@ -154,27 +174,41 @@ impl Outbox {
 
     /// The place of an entry of so many words, which nobody else writes to.
     fn claim(&self, words: usize) -> Option<usize> {
-        let mut tail = self.tail.load(Ordering::Relaxed);
+        let mut span = self.span.load(Ordering::Acquire);
         loop {
-            let head = self.head.load(Ordering::Acquire);
-            let at = tail % WORDS;
+            let Span { head, tail } = Span::unpack(span);
+            let at = place_of(tail);
             // An entry does not straddle the end.
             let padding = if words > WORDS - at { WORDS - at } else { 0 };
-            if tail + padding + words - head > WORDS {
+            let claimed = padding + words;
+            if tail.wrapping_sub(head) as usize + claimed > WORDS {
                 return None;
             }
-            let next = tail + padding + words;
-            let claim = self.tail.compare_exchange(tail, next, Ordering::AcqRel, Ordering::Relaxed);
+            let next = Span { head, tail: tail.wrapping_add(count_of(claimed)) };
+            let claim = self.span.compare_exchange_weak(
+                span,
+                next.pack(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
             match claim {
                 Ok(_) if padding > 0 => {
                     self.words[at].store(PADDING | (padding as u64) << 32, Ordering::Release);
                     return Some(0);
                 }
                 Ok(_) => return Some(at),
-                Err(newer) => tail = newer,
+                Err(newer) => span = newer,
             }
         }
     }
+}
+
+const fn place_of(count: u32) -> usize {
+    count as usize % WORDS
+}
+
+fn count_of(words: usize) -> u32 {
+    u32::try_from(words).expect("the ring is shorter than that")
 }
 
 /// Bytes that wait at most, headers included.
@@ -201,7 +235,7 @@ mod tests {
         (0..len).map(|at| (at % 251).to_le_bytes()[0]).collect()
     }
 
-    /// What is put in comes out as it was, in that order, also across the end of the ring.
+    /// What is put in comes out as it was, in that order.
     #[test]
     fn requests_come_out_in_order_and_whole() {
         let outbox = Box::new(Outbox::new());
@@ -225,6 +259,26 @@ mod tests {
             assert_eq!(told, 3);
             assert!(outbox.is_empty());
         }
+    }
+
+    /// A ring that is never empty goes on from its end to its beginning.
+    #[test]
+    fn requests_come_out_whole_across_the_end() {
+        let outbox = Box::new(Outbox::new());
+        let (mut sent, mut came) = (0, 0);
+        assert!(outbox.push_timer(0, 0, 0), "the first one");
+        for _ in 0..2000 {
+            outbox.drain(&mut Vec::new(), |request| {
+                // What is put in meanwhile waits for the next time.
+                sent += 1;
+                assert!(outbox.push_send(sent, &pattern(sent.unsigned_abs() as usize), false));
+                let Request::Send { number, bytes, .. } = request else { return };
+                came += 1;
+                assert_eq!(number, came);
+                assert_eq!(bytes, pattern(came.unsigned_abs() as usize));
+            });
+        }
+        assert_eq!((sent, came), (2000, 1999));
     }
 
     /// A full ring takes nothing, and everything that it took before is still there.

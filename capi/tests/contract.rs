@@ -76,6 +76,7 @@ scenarios! {
     other_threads_may_only_ask,
     a_thread_wakes_and_stops_the_loop,
     a_refused_handler_is_followed_by_write,
+    a_handler_allocates_nothing,
 }
 
 scenarios! {

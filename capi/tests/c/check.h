@@ -53,11 +53,11 @@ static inline void on_too_late(void *data, uint8_t msg, uint32_t handle, void *u
     exit(1);
 }
 
-/* Runs the loop until somebody stops it. */
+/* Runs the loop until somebody stops it. Nothing but events ends its waits. */
 static inline void run(void)
 {
     netlib_register_timer(on_too_late, told, 20000);
-    netlib_eventloop(100);
+    netlib_eventloop(UINT32_MAX);
     netlib_delete_timer(on_too_late, told);
 }
 
@@ -93,7 +93,8 @@ struct scenario {
 #define SCENARIO(function) {#function, function}
 
 /* Runs the scenario that the first argument names. */
-static inline int run_scenario(const struct scenario *scenarios, size_t count, int argc, char **argv)
+static inline int run_scenario(const struct scenario *scenarios, size_t count, int argc,
+                               char **argv)
 {
     for (size_t at = 0; argc > 1 && at < count; at++) {
         if (strcmp(scenarios[at].name, argv[1]) == 0) {

@@ -51,6 +51,9 @@ static void on_deleting(void *data, uint8_t msg, uint32_t handle, void *unused)
     (void)msg, (void)handle, (void)unused;
     netlib_delete_timer(on_other, "next:");
     netlib_delete_timer(on_deleting, data);
+    /* Nothing of those that are gone is left for this one. */
+    netlib_register_timer(on_other, "later:", 60000);
+    netlib_register_timer(on_other, "latest:", 60000);
     netlib_register_timer(on_end, NULL, 30);
 }
 
@@ -58,7 +61,6 @@ static void on_deleting(void *data, uint8_t msg, uint32_t handle, void *unused)
 static void a_callback_deletes_another_timer(void)
 {
     netlib_register_timer(on_deleting, NULL, 10);
-    netlib_register_timer(on_other, "next:", 10);
     netlib_register_timer(on_other, "next:", 10);
     run();
     CHECK(told[0] == 0);
@@ -93,11 +95,12 @@ static void on_nested(void *data, uint8_t msg, uint32_t handle, void *unused)
 {
     (void)data, (void)msg, (void)handle, (void)unused;
     CHECK(netlib_is_running());
+    netlib_stop_event();
     errno = 0;
     netlib_eventloop(0);
     CHECK(errno == EBUSY);
+    CHECK(netlib_is_running());
     CHECK_FAILS(netlib_destroy(), EBUSY);
-    netlib_stop_event();
     count++;
 }
 
