@@ -267,6 +267,27 @@ static void a_thread_wakes_and_stops_the_loop(void)
     CHECK(turns > 0);
 }
 
+static void *wake_until_over(void *unused)
+{
+    (void)unused;
+    while (!__atomic_load_n(&turns, __ATOMIC_RELAXED)) {
+        netlib_ex_wake();
+    }
+    return NULL;
+}
+
+/* A wake that comes as the library ends, or has ended, does nothing. */
+static void waking_may_outlast_the_library(void)
+{
+    CHECK(pthread_create(&elsewhere, NULL, wake_until_over, NULL) == 0);
+    for (int at = 0; at < 30; at++) {
+        CHECK(netlib_init() == NETLIB_OK);
+        CHECK(netlib_destroy() == NETLIB_OK);
+    }
+    __atomic_store_n(&turns, 1, __ATOMIC_RELAXED);
+    CHECK(pthread_join(elsewhere, NULL) == 0);
+}
+
 static char big[60000];
 
 static void on_flood(int number)
@@ -391,6 +412,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(a_storm_of_signals_loses_nothing),
     SCENARIO(other_threads_may_only_ask),
     SCENARIO(a_thread_wakes_and_stops_the_loop),
+    SCENARIO(waking_may_outlast_the_library),
     SCENARIO(a_refused_handler_is_followed_by_write),
     SCENARIO(a_handler_allocates_nothing),
 };

@@ -125,6 +125,8 @@ static void the_library_starts_again(void)
     netlib_register_timer(on_other, "old:", 1);
     CHECK(netlib_destroy() == NETLIB_OK);
     CHECK(netlib_destroy() == NETLIB_OK);
+    netlib_ex_wake();
+    netlib_stop_event();
     CHECK_FAILS(netlib_close(first), EBADF);
     CHECK(netlib_ex_backend("epoll") == NETLIB_OK);
     CHECK(netlib_listen("127.0.0.1", port, on_end, NULL) == NETLIB_OK);
