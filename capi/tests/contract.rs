@@ -13,6 +13,7 @@ type Suite = LazyLock<Option<Built>>;
 static SOCKETS: Suite = LazyLock::new(|| build_c("tests/c/sockets.c"));
 static TIMERS: Suite = LazyLock::new(|| build_c("tests/c/timers.c"));
 static SIGNALS: Suite = LazyLock::new(|| build_c("tests/c/signals.c"));
+static COSTS: Suite = LazyLock::new(|| build_c("tests/c/costs.c"));
 static MISUSE: Suite = LazyLock::new(|| build_c("tests/c/misuse.c"));
 
 fn build_c(source: &str) -> Option<Built> {
@@ -87,4 +88,9 @@ scenarios! {
     a_c_program_has_no_string,
     limits_are_chosen_before_the_start,
     a_bad_environment_is_told,
+}
+
+scenarios! {
+    COSTS:
+    an_echo_allocates_nothing,
 }

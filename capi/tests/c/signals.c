@@ -1,5 +1,6 @@
 /* Signal handlers and other threads: what they may call does no harm, wherever they interrupt. */
 #include "check.h"
+#include "counting.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -325,60 +326,17 @@ static void a_refused_handler_is_followed_by_write(void)
     CHECK(strcmp(told, "CONFIRM WRITE") == 0);
 }
 
-static volatile sig_atomic_t is_in_handler;
-static volatile sig_atomic_t allocations;
-
-/* A sanitizer has an allocator of its own. */
-#ifndef __SANITIZE_ADDRESS__
-extern void *__libc_malloc(size_t);
-extern void *__libc_calloc(size_t, size_t);
-extern void *__libc_realloc(void *, size_t);
-extern void *__libc_memalign(size_t, size_t);
-extern void __libc_free(void *);
-
-void *malloc(size_t size)
-{
-    allocations += is_in_handler;
-    return __libc_malloc(size);
-}
-
-void *calloc(size_t count, size_t size)
-{
-    allocations += is_in_handler;
-    return __libc_calloc(count, size);
-}
-
-void *realloc(void *block, size_t size)
-{
-    allocations += is_in_handler;
-    return __libc_realloc(block, size);
-}
-
-int posix_memalign(void **block, size_t alignment, size_t size)
-{
-    allocations += is_in_handler;
-    *block = __libc_memalign(alignment, size);
-    return *block == NULL ? ENOMEM : 0;
-}
-
-void free(void *block)
-{
-    allocations += is_in_handler;
-    __libc_free(block);
-}
-#endif
-
 static void on_frugal(int number)
 {
     (void)number;
-    is_in_handler = 1;
+    is_counting = 1;
     signals++;
     for (int at = 0; at < 20; at++) {
         netlib_send(sender, big, 1 + at * 500);
         netlib_register_timer(on_last, big + at, 60000);
         netlib_delete_timer(on_last, big + at);
     }
-    is_in_handler = 0;
+    is_counting = 0;
 }
 
 static void on_frugal_client(void *data, uint8_t msg, uint32_t handle, void *unused)
