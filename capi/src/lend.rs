@@ -22,7 +22,7 @@ use crate::layer::{Layer, Target};
 use crate::outbox::Outbox;
 use crate::timers::Key;
 
-/// A callback of the program. An exception that leaves it ends the process, see [`tell`].
+/// A callback of the program. An exception that leaves it ends the process.
 pub type Callback = unsafe extern "C-unwind" fn(*mut c_void, u8, u32, *mut c_void);
 
 /// Why a call did not get in.
