@@ -259,6 +259,8 @@ mod tests {
             assert_eq!(told, 3);
             assert!(outbox.is_empty());
         }
+        // Else what is about to be written would look as if it were.
+        assert!(outbox.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
     }
 
     /// A ring that is never empty goes on from its end to its beginning.

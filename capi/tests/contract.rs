@@ -75,6 +75,7 @@ scenarios! {
     a_handler_stops_the_loop,
     a_storm_of_signals_loses_nothing,
     other_threads_may_only_ask,
+    a_thread_registers_a_timer,
     a_thread_wakes_and_stops_the_loop,
     waking_may_outlast_the_library,
     a_refused_handler_is_followed_by_write,

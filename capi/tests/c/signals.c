@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 static net_handle_t sender = NETLIB_INVALID_HANDLE;
@@ -240,6 +241,33 @@ static void other_threads_may_only_ask(void)
     }
 }
 
+/* Runs the loop, which somebody stops soon. Without a wake it would wait for much longer. */
+static void run_briefly(void)
+{
+    time_t start = time(NULL);
+    run();
+    CHECK(time(NULL) - start < 8);
+}
+
+static void *register_from_elsewhere(void *unused)
+{
+    (void)unused;
+    /* By now the loop waits, or the test asks for less than it could. */
+    usleep(50000);
+    CHECK(netlib_register_timer(on_last, NULL, 1) == NETLIB_OK);
+    return NULL;
+}
+
+/* What another thread asks for ends the wait, and is done. */
+static void a_thread_registers_a_timer(void)
+{
+    CHECK(netlib_init() == NETLIB_OK);
+    CHECK(pthread_create(&elsewhere, NULL, register_from_elsewhere, NULL) == 0);
+    run_briefly();
+    CHECK(pthread_join(elsewhere, NULL) == 0);
+    CHECK(strcmp(told, "TIMER") == 0);
+}
+
 static void *wake_and_stop(void *unused)
 {
     (void)unused;
@@ -263,7 +291,7 @@ static void a_thread_wakes_and_stops_the_loop(void)
 {
     netlib_add_loop(count_turn, NULL);
     CHECK(pthread_create(&elsewhere, NULL, wake_and_stop, NULL) == 0);
-    run();
+    run_briefly();
     CHECK(pthread_join(elsewhere, NULL) == 0);
     CHECK(turns > 0);
 }
@@ -369,6 +397,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(a_handler_stops_the_loop),
     SCENARIO(a_storm_of_signals_loses_nothing),
     SCENARIO(other_threads_may_only_ask),
+    SCENARIO(a_thread_registers_a_timer),
     SCENARIO(a_thread_wakes_and_stops_the_loop),
     SCENARIO(waking_may_outlast_the_library),
     SCENARIO(a_refused_handler_is_followed_by_write),
