@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// An event descriptor with a count of zero.
 pub(crate) fn event_descriptor(is_blocking: bool) -> io::Result<OwnedFd> {
@@ -108,6 +109,15 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
     // SAFETY: `poll` is one valid entry for the length of the call, which does not wait.
     unsafe { libc::poll(&raw mut poll, 1, 0) };
     poll.revents & (libc::POLLHUP | libc::POLLERR) != 0
+}
+
+/// CPU time that this thread has used.
+pub(crate) fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable for the length of the call, which cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let nanos = time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs();
+    Duration::from_nanos(nanos)
 }
 
 /// Length of the kernel's `tcp_info` up to the end of `tcpi_bytes_acked`. The C library's own

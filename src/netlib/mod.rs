@@ -14,6 +14,7 @@ mod sets;
 mod setup;
 #[cfg(feature = "sim")]
 mod simulated;
+mod spin;
 mod tell;
 mod timers;
 mod turn;
@@ -27,6 +28,7 @@ pub use fanout::Broadcast;
 pub use option::SocketOptions;
 pub use sets::ReconnectSet;
 use sets::Sets;
+use spin::Spin;
 use tell::{Hosted, Owner};
 pub use timers::Repeat;
 use timers::{Loop, TIMERS_MAX, Timer};
@@ -102,6 +104,7 @@ pub struct Netlib<A> {
     fallback: Option<UringError>,
     /// The clock of the alarms.
     clock: Clock,
+    spin: Spin,
     /// Completions of the turn; kept for its memory.
     batch: Vec<Completion>,
     is_running: bool,
@@ -121,6 +124,7 @@ impl<A> Netlib<A> {
             resolver: Resolver::new(driver.waker()),
             driver,
             remote,
+            spin: Spin::new(options.spin_span()),
             clock: Clock::start(&options),
             settings: Settings {
                 delivery: options.delivery,

@@ -6,16 +6,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::mem;
 use std::time::Duration;
+use std::{io, mem};
 
 use super::Netlib;
 use crate::conn::MemberEnd;
-use crate::driver::{Driver, Op, Ops};
+use crate::driver::{Completion, Driver, Op, Ops};
 use crate::error::RunError;
 use crate::event::{CloseReason, Event, Handle};
 use crate::planted::{self, Bug};
 use crate::reactor::{Alarm, Release, State};
+use crate::sys;
 
 impl<A> Netlib<A> {
     /// Runs turns until [`stop_event`](Self::stop_event) or [`Remote::stop`](crate::Remote::stop),
@@ -57,9 +58,8 @@ impl<A> Netlib<A> {
 
     fn turn_once(&mut self, app: &mut A, wait_timeout: Duration) -> Result<(), RunError> {
         self.reactor.flush(&mut self.driver);
-        let timeout = self.wait_limit(wait_timeout);
         let mut batch = mem::take(&mut self.batch);
-        let waited = self.driver.wait(timeout, &mut batch);
+        let waited = self.wait(wait_timeout, &mut batch);
         self.reactor.now_ms = self.now_ms();
         self.reactor.stats.count_batch(batch.len());
         for completion in batch.drain(..) {
@@ -84,6 +84,41 @@ impl<A> Netlib<A> {
         // Every chunk of this turn is back, so as many sockets as there are buffers can go on.
         self.reactor.feed(&mut self.driver, self.options.pool_buffers.into());
         Ok(())
+    }
+
+    /// Waits for completions; where that pays, looks for them for a moment before it sleeps.
+    fn wait(&mut self, wait_timeout: Duration, batch: &mut Vec<Completion>) -> io::Result<()> {
+        let limit = self.wait_limit(wait_timeout);
+        if limit == Some(Duration::ZERO) {
+            return self.driver.wait(limit, batch);
+        }
+        let is_over = match self.spin.span() {
+            Some(span) => self.look_out(limit.map_or(span, |limit| limit.min(span)), batch)?,
+            None => false,
+        };
+        if !is_over {
+            // Asked again, as looking has taken some of the time.
+            let limit = self.wait_limit(wait_timeout);
+            self.driver.wait(limit, batch)?;
+        }
+        self.spin.note(batch.len(), sys::thread_cpu_time);
+        Ok(())
+    }
+
+    /// Looks for completions without sleeping. Whether the wait is over: there are some, or
+    /// another thread wants a turn.
+    fn look_out(&mut self, span: Duration, batch: &mut Vec<Completion>) -> io::Result<bool> {
+        let end = self.clock.elapsed() + span;
+        let wakeups = self.driver.counters().wakeups;
+        loop {
+            self.driver.wait(Some(Duration::ZERO), batch)?;
+            if !batch.is_empty() || self.driver.counters().wakeups != wakeups {
+                return Ok(true);
+            }
+            if self.clock.elapsed() >= end {
+                return Ok(false);
+            }
+        }
     }
 
     /// How long the driver may wait; `None` for as long as it takes.

@@ -56,6 +56,7 @@ pub struct Options {
     pub(crate) accept_pause_min: Duration,
     pub(crate) accept_pause_max: Duration,
     pub(crate) abort_on_panic: bool,
+    pub(crate) spin: Duration,
     pub(crate) clock: Option<ManualClock>,
     #[cfg(feature = "sim")]
     pub(crate) sim: Option<SimHost>,
@@ -83,6 +84,7 @@ impl Options {
             accept_pause_min: Duration::from_millis(10),
             accept_pause_max: Duration::from_secs(1),
             abort_on_panic: false,
+            spin: Duration::from_micros(50),
             clock: None,
             #[cfg(feature = "sim")]
             sim: None,
@@ -213,6 +215,15 @@ impl Options {
         self
     }
 
+    /// How long a loop with nothing to do may look for completions before it sleeps, where it has
+    /// found that this costs less CPU time than sleeping and being woken: it tries one and the
+    /// other, and keeps to what was cheaper. It saves the latency of a wake-up as well. Default
+    /// 50 µs; zero never looks, and leaves the core to others at once.
+    pub fn spin(mut self, span: Duration) -> Self {
+        self.spin = span;
+        self
+    }
+
     /// A clock for tests, which stands still until it is told to go on. Default the kernel's
     /// monotonic one.
     pub fn clock(mut self, clock: &ManualClock) -> Self {
@@ -252,6 +263,15 @@ impl Options {
             self.mask = self.mask.or(text.parse()?);
         }
         Ok(())
+    }
+
+    /// How long to look for completions. Time that stands still, or jumps, never ends a look.
+    pub(crate) fn spin_span(&self) -> Duration {
+        #[cfg(feature = "sim")]
+        if self.sim.is_some() {
+            return Duration::ZERO;
+        }
+        if self.clock.is_some() { Duration::ZERO } else { self.spin }
     }
 
     fn check(&self) -> Result<(), BuildError> {

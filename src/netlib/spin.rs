@@ -1,0 +1,150 @@
+//! Whether a loop that has nothing to do looks on for a moment before it sleeps.
+//!
+//! To sleep and to be woken costs the processor more than the moment, where the next completion
+//! comes soon; where it does not, looking is wasted. Which it is depends on the load and on the
+//! machine, and is not guessed here but measured: the CPU time of the thread for each completion,
+//! for a stretch of waits one way and now and then a stretch the other way. The cheaper way is
+//! kept until the next try.
+//!
+//! Reads no clock: it is told what was waited for, and asks for the CPU time where it needs it.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct Spin {
+    /// How long it is looked for at most; zero for never.
+    span: Duration,
+    is_looking: bool,
+    /// Of the stretch in hand.
+    waits: u32,
+    completions: u64,
+    /// CPU time at its start; `None` before the first.
+    start: Option<Duration>,
+    /// Stretches until the other way is tried.
+    stretches_left: u32,
+    /// CPU time in ns for each completion: asleep, and looking. `None` before it was measured.
+    costs: [Option<u64>; 2],
+}
+
+impl Spin {
+    pub(super) const fn new(span: Duration) -> Self {
+        Self {
+            span,
+            is_looking: false,
+            waits: 0,
+            completions: 0,
+            start: None,
+            stretches_left: 0,
+            costs: [None; 2],
+        }
+    }
+
+    /// How long to look before sleeping, if at all.
+    pub(super) fn span(&self) -> Option<Duration> {
+        self.is_looking.then_some(self.span)
+    }
+
+    /// A wait that could have slept has yielded so many completions. At the end of a stretch the
+    /// thread's CPU time is asked for.
+    pub(super) fn note(&mut self, completions: usize, cpu_time: impl FnOnce() -> Duration) {
+        if self.span.is_zero() {
+            return;
+        }
+        self.waits += 1;
+        self.completions += completions as u64;
+        if self.waits < STRETCH && self.start.is_some() {
+            return;
+        }
+        let now = cpu_time();
+        if let Some(start) = self.start
+            && self.completions > 0
+        {
+            let nanos = u64::try_from(now.saturating_sub(start).as_nanos()).unwrap_or(u64::MAX);
+            self.judge(nanos / self.completions);
+        }
+        self.start = Some(now);
+        self.waits = 0;
+        self.completions = 0;
+    }
+
+    /// A stretch is over, and this is what it cost.
+    fn judge(&mut self, cost: u64) {
+        self.costs[usize::from(self.is_looking)] = Some(cost);
+        let [Some(asleep), Some(looking)] = self.costs else {
+            self.is_looking = !self.is_looking;
+            return;
+        };
+        let is_better = looking <= asleep;
+        if self.is_looking != is_better {
+            self.is_looking = is_better;
+            self.stretches_left = BETWEEN_TRIES;
+        } else if self.stretches_left == 0 {
+            self.is_looking = !self.is_looking;
+        } else {
+            self.stretches_left -= 1;
+        }
+    }
+}
+
+/// Waits of a stretch.
+const STRETCH: u32 = 256;
+
+/// Stretches between two tries of the way that was dearer: what a try costs counts for 1/32.
+const BETWEEN_TRIES: u32 = 31;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs stretches in which a wait costs so many µs asleep and looking, with one completion
+    /// each; how many of them were spent looking.
+    fn looking(spin: &mut Spin, stretches: u32, asleep_us: u64, looking_us: u64) -> u32 {
+        let (mut count, mut cpu) = (0, Duration::ZERO);
+        spin.start = None;
+        for _ in 0..stretches {
+            count += u32::from(spin.is_looking);
+            for _ in 0..=STRETCH {
+                let cost = if spin.is_looking { looking_us } else { asleep_us };
+                cpu += Duration::from_micros(cost);
+                let was_looking = spin.is_looking;
+                spin.note(1, || cpu);
+                if spin.waits == 0 && was_looking != spin.is_looking {
+                    break;
+                }
+            }
+        }
+        count
+    }
+
+    /// Where looking is cheaper it is done nearly always, and where it is dearer hardly ever.
+    #[test]
+    fn the_cheaper_way_is_kept() {
+        let mut spin = Spin::new(Duration::from_micros(50));
+        assert!(looking(&mut spin, 320, 30, 20) > 290);
+        let mut spin = Spin::new(Duration::from_micros(50));
+        assert!(looking(&mut spin, 320, 20, 30) < 30);
+    }
+
+    /// A change of the load is found out, either way.
+    #[test]
+    fn a_change_is_found_out() {
+        let mut spin = Spin::new(Duration::from_micros(50));
+        looking(&mut spin, 100, 30, 20);
+        looking(&mut spin, 100, 20, 30);
+        assert!(looking(&mut spin, 100, 20, 30) < 15);
+        looking(&mut spin, 100, 30, 20);
+        assert!(looking(&mut spin, 100, 30, 20) > 85);
+    }
+
+    /// A loop that is told not to look never does, and never asks what it costs.
+    #[test]
+    fn no_span_is_no_looking() {
+        let mut spin = Spin::new(Duration::ZERO);
+        for _ in 0..10 * STRETCH {
+            spin.note(1, || unreachable!("nothing is measured"));
+            assert_eq!(spin.span(), None);
+        }
+    }
+}
