@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -59,6 +60,38 @@ fn loop_callbacks_can_be_added_and_removed_inside_of_them() {
         assert!(world.app.handles_by(2).is_empty(), "removed before its call");
         assert_eq!(world.app.handles_by(4).len(), 1);
         assert_eq!(world.app.logs_by(4)[0].len(), 6, "the first was not called again");
+    });
+}
+
+/// A loop that looks for completions rather than sleep is ended by another thread's wish, and by a
+/// timer, as one that sleeps is.
+#[test]
+fn a_loop_that_looks_is_ended_as_one_that_sleeps() {
+    on_every_backend(|lane| {
+        // Without deadlines, which would end a look as well.
+        let liveness = Liveness::new().write_stall(Duration::MAX).frame(Duration::MAX);
+        let options = lane.options().liveness(liveness).spin(Duration::from_secs(3600));
+        let mut world = World::with(options);
+        world.echo();
+        let (mut peer, _) = world.served_peer();
+        // With so many waits behind it, each with its completion, it has come to look.
+        for _ in 0..400 {
+            peer.write_all(&frame(20, 1)).unwrap();
+            world.read(&mut peer, 20);
+        }
+        let start = Instant::now();
+        world.net.register_timer(Duration::from_millis(20), Repeat::Once, on_event, 9);
+        while world.app.handles_by(9).is_empty() {
+            world.turn_for(DEADLINE);
+        }
+        let remote = world.net.remote();
+        let other = thread::spawn(move || {
+            thread::yield_now();
+            remote.stop();
+        });
+        world.net.eventloop(&mut world.app, DEADLINE).unwrap();
+        other.join().unwrap();
+        assert!(start.elapsed() < DEADLINE / 2, "it looked for {:?}", start.elapsed());
     });
 }
 

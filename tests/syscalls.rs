@@ -149,7 +149,7 @@ fn most_common<T: Ord + Clone>(all: &[T]) -> T {
 fn an_echo_costs_two_turns() {
     on_every_backend(|lane| {
         for load in LOADS {
-            let mut rig = Rig::new(lane.options(), load);
+            let mut rig = Rig::new(lane.options().spin(Duration::ZERO), load);
             let costs: Vec<Cost> = (0..ROUNDS).map(|_| rig.round(|| {})).collect();
             let cost = most_common(&costs);
             assert!(cost.is_expected(lane.backend, load), "{load:?} has {cost:?}");
@@ -223,7 +223,8 @@ fn expected_calls(backend: Backend, cost: Cost, load: Load) -> Calls {
 fn be_traced(role: &str) {
     let mut words = role.split(' ');
     let mut next = || words.next().unwrap();
-    let options = Options::new().backend(next().parse().unwrap());
+    let backend = next().parse().unwrap();
+    let options = Options::new().backend(backend).spin(Duration::ZERO);
     let load = Load { connections: next().parse().unwrap(), depth: next().parse().unwrap() };
     let mut rig = Rig::new(options, load);
     println!("thread={}", kernel::thread_id());
