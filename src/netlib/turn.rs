@@ -92,14 +92,15 @@ impl<A> Netlib<A> {
         if limit == Some(Duration::ZERO) {
             return self.driver.wait(limit, batch);
         }
-        let is_over = match self.spin.span() {
-            Some(span) => self.look_out(limit.map_or(span, |limit| limit.min(span)), batch)?,
-            None => false,
-        };
-        if !is_over {
-            // Asked again, as looking has taken some of the time.
-            let limit = self.wait_limit(wait_timeout);
-            self.driver.wait(limit, batch)?;
+        match self.spin.span() {
+            None => self.driver.wait(limit, batch)?,
+            Some(span) => {
+                if !self.look_out(limit.map_or(span, |limit| limit.min(span)), batch)? {
+                    // Asked again, as looking has taken some of the time.
+                    let limit = self.wait_limit(wait_timeout);
+                    self.driver.wait(limit, batch)?;
+                }
+            }
         }
         self.spin.note(batch.len(), sys::thread_cpu_time);
         Ok(())
