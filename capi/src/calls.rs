@@ -35,6 +35,8 @@ pub extern "C" fn netlib_destroy() -> c_int {
             return Err(libc::EBUSY);
         }
         let ended = lend::enter(|layer, net| {
+            // What other threads and handlers have asked for goes with this life, not the next.
+            layer.apply(net);
             layer.close_all(net);
             net.register_timer(DESTROY_MAX, Repeat::Once, give_up, 0);
             while net.stats().buffered_bytes > 0 && !layer.has_given_up {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -83,7 +84,8 @@ pub(crate) fn build() -> Result<(Netlib<Layer>, Layer), Failure> {
         }
         Err(error) => {
             let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-            eprintln!("netlib: {error}{source}");
+            // A standard error that is closed is no reason to fail otherwise.
+            let _ = writeln!(io::stderr(), "netlib: {error}{source}");
             Err(errno_of(&error))
         }
     }

@@ -80,16 +80,22 @@ pub(crate) fn start() -> Result<(), Failure> {
         }
         Err(_) => return Err(libc::EPERM),
     }
-    let inside = Inside::enter();
-    note_signals();
-    let (net, layer) = match config::build() {
-        Ok(built) => built,
-        Err(failure) => {
-            drop(inside);
-            OWNER.store(0, Ordering::Release);
-            return Err(failure);
+    /// Gives the ownership back, also where making the runtime panics.
+    struct Attempt(Option<Inside>);
+
+    impl Drop for Attempt {
+        fn drop(&mut self) {
+            if let Some(inside) = self.0.take() {
+                drop(inside);
+                OWNER.store(0, Ordering::Release);
+            }
         }
-    };
+    }
+
+    let mut attempt = Attempt(Some(Inside::enter()));
+    note_signals();
+    let (net, layer) = config::build()?;
+    let _inside = attempt.0.take();
     let remote = Box::new(net.remote());
     REMOTE.store(Box::into_raw(remote), Ordering::SeqCst);
     let runtime = Box::into_raw(Box::new(Runtime { net, layer }));
@@ -103,7 +109,7 @@ pub(crate) fn start() -> Result<(), Failure> {
 
 /// Ends the runtime. The owner calls it, outside of every callback.
 pub(crate) fn end() {
-    let _inside = Inside::enter();
+    let inside = Inside::enter();
     LENT_NET.store(ptr::null_mut(), Ordering::Relaxed);
     LENT_LAYER.store(ptr::null_mut(), Ordering::Relaxed);
     let remote = REMOTE.swap(ptr::null_mut(), Ordering::SeqCst);
@@ -120,6 +126,8 @@ pub(crate) fn end() {
         // SAFETY: `start` made the box, and nobody is lent a part of it outside of callbacks.
         drop(unsafe { Box::from_raw(runtime) });
     }
+    // Before another thread can become the owner, who has an inside of its own.
+    drop(inside);
     OWNER.store(0, Ordering::Release);
 }
 

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use socket2::SockAddr;
@@ -47,7 +47,8 @@ impl Auto {
             Backend::Auto => match Uring::new(options) {
                 Ok(uring) => Ok((Self::Uring(Box::new(uring)), None)),
                 Err(reason) => {
-                    eprintln!("uring-netlib: using epoll, because {reason}");
+                    // A standard error that nobody reads any more is no reason to fail.
+                    let _ = writeln!(io::stderr(), "uring-netlib: using epoll, because {reason}");
                     Ok((Self::Epoll(epoll(options)?), Some(reason)))
                 }
             },
