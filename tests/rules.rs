@@ -58,6 +58,9 @@ fn no_event_follows_the_applications_own_close() {
             let (mut peer, handle) = world.served_peer();
             world.write(&mut peer, &[frame(20, 1), frame(30, 2)].concat());
             drop(peer);
+            world.turn_while_not("the first has come", |world| {
+                world.app.log_of(handle).contains(&Entry::Pdu(20))
+            });
             world.settle();
             assert_eq!(world.app.log_of(handle), [Entry::Connect, Entry::Pdu(20)]);
         });

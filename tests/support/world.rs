@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{Address, App, Entry, Event, Handle, Lane, Netlib, Options, on_event};
 
@@ -96,6 +96,11 @@ impl World {
         let peer = TcpStream::connect(address).expect("the kernel completes connections");
         peer.set_nodelay(true).expect("an open socket");
         peer.set_nonblocking(true).expect("an open socket");
+        // A network that loses packets may lose a reset, which nobody repeats; but who asks after a
+        // connection that is gone gets another.
+        let second = Duration::from_secs(1);
+        let keepalive = TcpKeepalive::new().with_time(second).with_interval(second);
+        SockRef::from(&peer).set_tcp_keepalive(&keepalive).expect("an open socket");
         peer
     }
 
