@@ -80,18 +80,6 @@ pub(crate) fn start() -> Result<(), Failure> {
         }
         Err(_) => return Err(libc::EPERM),
     }
-    /// Gives the ownership back, also where making the runtime panics.
-    struct Attempt(Option<Inside>);
-
-    impl Drop for Attempt {
-        fn drop(&mut self) {
-            if let Some(inside) = self.0.take() {
-                drop(inside);
-                OWNER.store(0, Ordering::Release);
-            }
-        }
-    }
-
     let mut attempt = Attempt(Some(Inside::enter()));
     note_signals();
     let (net, layer) = config::build()?;
@@ -105,6 +93,18 @@ pub(crate) fn start() -> Result<(), Failure> {
     LENT_NET.store(net, Ordering::Relaxed);
     LENT_LAYER.store(layer, Ordering::Relaxed);
     Ok(())
+}
+
+/// Gives the ownership back, also where making the runtime panics.
+struct Attempt(Option<Inside>);
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(inside) = self.0.take() {
+            drop(inside);
+            OWNER.store(0, Ordering::Release);
+        }
+    }
 }
 
 /// Ends the runtime. The owner calls it, outside of every callback.
