@@ -88,6 +88,11 @@ pub(crate) trait Driver {
     fn has_unread(&self, handle: Handle) -> bool;
     /// A look at the socket, for options and names; `None` when none is adopted.
     fn socket(&self, handle: Handle) -> Option<View<'_>>;
+    /// Whether a connection still has its peer; a reset takes it away, an end of stream does not.
+    /// Costs a system call.
+    fn has_peer(&self, handle: Handle) -> bool {
+        self.socket(handle).is_some_and(|socket| socket.peer_address().is_ok())
+    }
     /// A number that grows whenever bytes of the socket's sends have left it: how many the peer's
     /// kernel has acknowledged, or taken where the peer is on this machine. `None` where that is
     /// not to be known. Costs a system call, so it is for whoever looks for sends that are stuck,

@@ -122,7 +122,7 @@ impl<A> Netlib<A> {
         }
         self.reactor.enter(handle, Origin { listener, block });
         self.reactor.stats.accepted += 1;
-        if planted::has(Bug::GoneClientKept) && !self.has_peer(handle) {
+        if planted::has(Bug::GoneClientKept) && !self.driver.has_peer(handle) {
             return;
         }
         let owner = self.inherit(app, listener, handle);
@@ -196,7 +196,7 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
         // A reset is reported once, to whichever direction asks first; the other sees a plain end.
         // If the sending one was first, its failure may still be on its way.
-        let may_be_reset = socket.outstanding.has(Op::Send) && !self.has_peer(handle);
+        let may_be_reset = socket.outstanding.has(Op::Send) && !self.driver.has_peer(handle);
         let reason = if may_be_reset { CloseReason::Reset } else { CloseReason::PeerClosed };
         self.on_end(app, handle, reason);
     }

@@ -221,12 +221,6 @@ impl<A> Netlib<A> {
         }
     }
 
-    /// Whether a connection still has its peer; a reset takes it away, an end of stream does not.
-    pub(super) fn has_peer(&self, handle: Handle) -> bool {
-        let socket = self.driver.socket(handle);
-        socket.is_some_and(|socket| socket.peer_address().is_ok())
-    }
-
     /// Whether the kernel connected a socket to itself: it does when the port asked for is free
     /// and happens to be the one it picks for this end.
     pub(super) fn is_self_connected(&self, handle: Handle) -> bool {

@@ -86,7 +86,7 @@ impl<C> Reactor<C> {
             // It is over, but for completions that are still to come.
             _ => return,
         };
-        if !has_peer(driver, handle) {
+        if !driver.has_peer(handle) {
             // One that sends too much is not received from, which would tell.
             return self.cut(driver, handle);
         }
@@ -140,11 +140,6 @@ impl<C> Reactor<C> {
         self.disarm(handle);
         self.reconcile(driver, handle);
     }
-}
-
-/// Whether the connection has not broken yet.
-fn has_peer<D: Driver>(driver: &D, handle: Handle) -> bool {
-    driver.socket(handle).is_some_and(|socket| socket.peer_address().is_ok())
 }
 
 /// How long the end of a peer is waited for that has nothing more to get: 2 s.
