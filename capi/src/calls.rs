@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use uring_netlib::{Event, Handle, Netlib, Repeat, RunError};
 
+use crate::extra::netlib_ex_listen;
 use crate::foreign::{self, Failure};
 use crate::layer::{Layer, REFUSED, Target};
 use crate::lend::{self, Callback, OUTBOX, Refusal};
@@ -66,12 +67,10 @@ pub unsafe extern "C" fn netlib_listen(
     callback: Option<Callback>,
     callback_data: *mut c_void,
 ) -> c_int {
-    guard(|| {
-        let target = target(callback, callback_data)?;
-        // SAFETY: as the caller promises.
-        let host = unsafe { foreign::text(server_ip) }?;
-        started(|layer, net| layer.listen(net, (host, port), target)).map(|_| OK)
-    })
+    // SAFETY: as the caller promises.
+    let listener = unsafe { netlib_ex_listen(server_ip, port, callback, callback_data) };
+    // Its number is not told here.
+    listener.min(OK)
 }
 
 /// Connects; a handle, or -1 with `errno`.
