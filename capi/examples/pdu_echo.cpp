@@ -90,10 +90,14 @@ public:
 
     bool on_write()
     {
+        if (!is_busy_) {
+            return true;
+        }
         is_busy_ = false;
         while (out_.size() > 0 && !is_busy_) {
             out_.consume(take(out_.data(), out_.size()));
         }
+        // What has arrived meanwhile waits to be read.
         return is_busy_ || on_read();
     }
 
