@@ -20,8 +20,8 @@ use crate::driver::outgoing::{Flight, Outgoing};
 use crate::driver::pool::Pool;
 use crate::driver::slots::Slots;
 use crate::driver::{
-    Completion, Driver, DriverCounters, End, Endpoint, Family, Op, Ops, Outcome, View, Waker,
-    connect_at_once,
+    Completion, Driver, DriverCounters, End, Endpoint, Family, Form, LARGE_BYTES_PER_WAIT, Op, Ops,
+    Outcome, Rest, Stock, View, Waker, connect_at_once,
 };
 use crate::error::Errno;
 use crate::event::Handle;
@@ -36,6 +36,9 @@ pub(crate) struct Epoll {
     /// Outcomes of what needed no waiting, for the next `wait` (D3).
     settled: Vec<Completion>,
     pool: Pool,
+    stock: Stock,
+    /// Bytes that went into large buffers in this wait.
+    large_bytes: usize,
     waker: Waker,
     /// The last wait did not look for events, because it had completions at once.
     has_skipped: bool,
@@ -53,6 +56,9 @@ struct Slot {
     /// No further edge will come: reads go on until one returns zero or fails.
     hung_up: bool,
     is_queued: bool,
+    form: Form,
+    /// How the connection ended, as a rest has found: for the next receive.
+    end: Option<Errno>,
     flight: Flight,
     /// Bytes of all sends so far.
     sent_in_all: u64,
@@ -80,6 +86,8 @@ impl Epoll {
             slots: Slots::new(),
             runnable: VecDeque::new(),
             settled: Vec::new(),
+            stock: Stock::default(),
+            large_bytes: 0,
             pool: Pool::new(options.pool_buffers, options.pool_buffer_len)?,
             waker,
             has_skipped: false,
@@ -100,6 +108,16 @@ impl Epoll {
         if !slot.is_queued && slot.may_go_on() {
             slot.is_queued = true;
             self.runnable.push_back(handle);
+        }
+    }
+
+    fn start_receive(&mut self, handle: Handle, form: Form) {
+        self.start(handle, Op::Receive);
+        let slot = self.slots.expect_mut(handle);
+        slot.form = form;
+        let is_rest = matches!(slot.form, Form::Rest(_));
+        if let Some(errno) = slot.end.take_if(|_| !is_rest) {
+            self.settle(handle, Outcome::ReceiveFailed(errno));
         }
     }
 
@@ -171,7 +189,15 @@ impl Epoll {
                     }
                     Op::Connect => slot.finish_connect(),
                     Op::Accept => slot.accept(),
-                    Op::Receive => slot.receive(&self.pool),
+                    Op::Receive => match slot.form {
+                        Form::Whole(_) if self.large_bytes >= LARGE_BYTES_PER_WAIT => break,
+                        Form::Whole(len) => {
+                            self.large_bytes += len;
+                            slot.receive_whole(len, &self.stock)
+                        }
+                        Form::Rest(_) => slot.receive_rest(),
+                        Form::Many | Form::Taken(_) => slot.receive(&self.pool),
+                    },
                     Op::Cancel | Op::Wake => Step::Blocked,
                 };
                 if let Step::Yield { last, outcome } = step {
@@ -199,6 +225,8 @@ impl Driver for Epoll {
             writable: true,
             hung_up: false,
             is_queued: false,
+            form: Form::Many,
+            end: None,
             flight: Flight::default(),
             sent_in_all: 0,
         };
@@ -243,7 +271,15 @@ impl Driver for Epoll {
     }
 
     fn receive(&mut self, handle: Handle) {
-        self.start(handle, Op::Receive);
+        self.start_receive(handle, Form::Many);
+    }
+
+    fn receive_whole(&mut self, handle: Handle, len: usize) {
+        self.start_receive(handle, Form::Whole(len));
+    }
+
+    fn receive_rest(&mut self, handle: Handle, rest: Rest) {
+        self.start_receive(handle, Form::Rest(rest));
     }
 
     fn send(&mut self, handle: Handle, outgoing: Outgoing) {
@@ -263,7 +299,10 @@ impl Driver for Epoll {
             let outcome = match op {
                 Op::Accept => Outcome::AcceptFailed(Errno::CANCELLED),
                 Op::Connect => Outcome::ConnectFailed(Errno::CANCELLED),
-                Op::Receive => Outcome::ReceiveFailed(Errno::CANCELLED),
+                Op::Receive => match self.slots.expect_mut(handle).form.take_rest() {
+                    Some(rest) => Outcome::Filled(rest),
+                    None => Outcome::ReceiveFailed(Errno::CANCELLED),
+                },
                 Op::Send => {
                     let outgoing = self.slots.expect_mut(handle).flight.land();
                     Outcome::SendFailed(Errno::CANCELLED, outgoing)
@@ -281,6 +320,7 @@ impl Driver for Epoll {
 
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
         let before = batch.len();
+        self.large_bytes = 0;
         batch.append(&mut self.settled);
         self.run(batch);
         // Whoever has completions takes them before anything else is waited for. Looking for
@@ -320,6 +360,10 @@ impl Driver for Epoll {
     fn unacknowledged(&self, handle: Handle) -> usize {
         let slot = self.slots.find(handle).filter(|slot| slot.family == Family::Inet);
         slot.map_or(0, |slot| sys::unacknowledged(slot.socket.as_fd()))
+    }
+
+    fn stock(&self) -> &Stock {
+        &self.stock
     }
 
     fn counters(&self) -> DriverCounters {
@@ -406,6 +450,54 @@ impl Slot {
                 errno => Step::Yield { last: true, outcome: Outcome::AcceptFailed(errno) },
             },
         }
+    }
+
+    /// Receives what is there of a rest. Of an end or a failure the next receive tells.
+    fn receive_rest(&mut self) -> Step {
+        let Form::Rest(rest) = &mut self.form else { return Step::Blocked };
+        let wanted = rest.missing();
+        match sys::receive_behind(self.socket.as_fd(), rest.buffer_mut(), wanted) {
+            Ok(len) if len > 0 && len < wanted => {
+                self.readable = self.hung_up;
+                return Step::Again;
+            }
+            Ok(_) => {}
+            Err(error) => match Errno::from_io(&error) {
+                Errno(libc::EAGAIN) => {
+                    self.readable = false;
+                    return Step::Blocked;
+                }
+                Errno(libc::EINTR) => return Step::Again,
+                errno => self.end = Some(errno),
+            },
+        }
+        let Some(rest) = self.form.take_rest() else { return Step::Blocked };
+        Step::Yield { last: true, outcome: Outcome::Filled(rest) }
+    }
+
+    fn receive_whole(&mut self, len: usize, stock: &Stock) -> Step {
+        let mut rest = Rest::new(stock.take(len), len);
+        let outcome = match sys::receive_behind(self.socket.as_fd(), rest.buffer_mut(), len) {
+            Ok(0) => Outcome::EndOfStream,
+            Ok(_) => {
+                self.readable = rest.missing() == 0 || self.hung_up;
+                return Step::Yield { last: true, outcome: Outcome::Filled(rest) };
+            }
+            Err(error) => match Errno::from_io(&error) {
+                Errno(libc::EAGAIN) => {
+                    self.readable = false;
+                    stock.give(rest.into_buffer());
+                    return Step::Blocked;
+                }
+                Errno(libc::EINTR) => {
+                    stock.give(rest.into_buffer());
+                    return Step::Again;
+                }
+                errno => Outcome::ReceiveFailed(errno),
+            },
+        };
+        stock.give(rest.into_buffer());
+        Step::Yield { last: true, outcome }
     }
 
     fn receive(&mut self, pool: &Pool) -> Step {

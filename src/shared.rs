@@ -154,6 +154,13 @@ impl Queued {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.shared.body.bytes
     }
+
+    /// Gives the place up; the body's memory, where nobody else has the body any more.
+    pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
+        let body = Rc::clone(&self.shared.body);
+        drop(self);
+        into_buffer(Rc::into_inner(body)?.bytes)
+    }
 }
 
 impl Drop for Queued {
@@ -163,6 +170,13 @@ impl Drop for Queued {
             queued.set(queued.get() - 1);
         }
     }
+}
+
+/// The memory of bytes that nobody else has, empty.
+pub(crate) fn into_buffer(bytes: Bytes) -> Option<Vec<u8>> {
+    let mut bytes = bytes.try_into_mut().ok()?;
+    bytes.clear();
+    Some(bytes.into())
 }
 
 /// Names an owner of backlogs.

@@ -65,7 +65,7 @@ pub struct Stats {
     /// within [`Options::close_timeout`](crate::Options::close_timeout).
     pub closes_cut: u64,
 
-    /// Bytes received.
+    /// Bytes received; those of a large PDU count when its buffer is full, or is needed back.
     pub bytes_in: u64,
     /// Bytes whose send completed.
     pub bytes_out: u64,

@@ -56,6 +56,24 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<us
     length(unsafe { libc::recv(fd, address, space.len(), libc::MSG_DONTWAIT) })
 }
 
+/// Receives what is there, at most `len` bytes, behind those that a vector has and into room that
+/// it has, without blocking. Zero is the end of the stream.
+pub(crate) fn receive_behind(
+    socket: BorrowedFd<'_>,
+    bytes: &mut Vec<u8>,
+    len: usize,
+) -> io::Result<usize> {
+    let room = bytes.spare_capacity_mut();
+    let (len, address) = (len.min(room.len()), room.as_mut_ptr().cast());
+    // SAFETY: the vector has room for `len` bytes at `address`, for the length of the call.
+    let received = unsafe { libc::recv(socket.as_raw_fd(), address, len, libc::MSG_DONTWAIT) };
+    let received = length(received)?;
+    let len = bytes.len() + received;
+    // SAFETY: the kernel has written so many bytes behind those that there were.
+    unsafe { bytes.set_len(len) };
+    Ok(received)
+}
+
 /// Sends what fits, without blocking and without SIGPIPE.
 pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;

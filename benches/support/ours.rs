@@ -26,7 +26,7 @@ pub(crate) fn serve_ours(backend: &str, port_sink: impl FnOnce(u16)) -> io::Resu
 
 fn echo(_: &mut (), net: &mut Netlib<()>, handle: Handle, event: Event<'_>) {
     if let Event::Pdu(pdu) = event
-        && net.send(handle, pdu.frame()).is_err()
+        && net.forward(handle, pdu).is_err()
     {
         // The generator notices, and says so.
         let _ = net.abort(handle);

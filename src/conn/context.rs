@@ -44,6 +44,14 @@ impl<'n, A> Context<'n, A> {
         self.net.send_pdu(self.handle, header, message)
     }
 
+    /// Sends a received PDU on, as [`Netlib::forward`] does.
+    ///
+    /// # Errors
+    /// [`SendError`]: nothing was queued.
+    pub fn forward(&mut self, pdu: Pdu<'_>) -> Result<SendStatus, SendError> {
+        self.net.forward(self.handle, pdu)
+    }
+
     /// Queues bytes that others get as well, see [`Netlib::send_shared`]. For the others there is
     /// [`Netlib::broadcast`], by way of [`net`](Self::net).
     ///

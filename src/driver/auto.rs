@@ -13,7 +13,8 @@ use socket2::SockAddr;
 use super::sim::Sim;
 use super::uring::Uring;
 use super::{
-    Completion, Driver, DriverCounters, End, Endpoint, Family, Ops, Outgoing, View, Waker, system,
+    Completion, Driver, DriverCounters, End, Endpoint, Family, Ops, Outgoing, Rest, Stock, View,
+    Waker, system,
 };
 use crate::address::Address;
 use crate::error::{BuildError, UringError};
@@ -126,6 +127,14 @@ impl Driver for Auto {
         either!(self, driver => driver.receive(handle));
     }
 
+    fn receive_whole(&mut self, handle: Handle, len: usize) {
+        either!(self, driver => driver.receive_whole(handle, len));
+    }
+
+    fn receive_rest(&mut self, handle: Handle, rest: Rest) {
+        either!(self, driver => driver.receive_rest(handle, rest));
+    }
+
     fn send(&mut self, handle: Handle, outgoing: Outgoing) {
         either!(self, driver => driver.send(handle, outgoing));
     }
@@ -164,6 +173,10 @@ impl Driver for Auto {
 
     fn unacknowledged(&self, handle: Handle) -> usize {
         either!(self, driver => driver.unacknowledged(handle))
+    }
+
+    fn stock(&self) -> &Stock {
+        either!(self, driver => driver.stock())
     }
 
     fn counters(&self) -> DriverCounters {

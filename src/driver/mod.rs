@@ -18,7 +18,10 @@
 //! - **D6** Bytes of one socket arrive in order; the end of the stream comes after all of them,
 //!   once.
 //! - **D7** With no buffer free a receive ends with `NoBuffers`, and nothing is lost. It may be
-//!   submitted again once buffers came back, and then it makes progress.
+//!   submitted again once buffers came back, and then it makes progress. A receive into a buffer of
+//!   its own gives that back in its one completion, with what has come: less than was asked for
+//!   where it was cancelled or disturbed, and before an end or a failure, of which a receive of
+//!   another kind tells.
 //! - **D8** A `wait` of zero never blocks; a fired waker ends a `wait`.
 //! - **D9** Dropping a driver frees no memory that the kernel may still touch: it drains, and
 //!   past a deadline it leaks.
@@ -32,9 +35,11 @@ mod conformance;
 mod endpoint;
 pub(crate) mod outgoing;
 pub(crate) mod pool;
+mod rest;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 pub(crate) mod slots;
+pub(crate) mod stock;
 mod system;
 pub(crate) mod token;
 pub(crate) mod uring;
@@ -54,6 +59,8 @@ pub(crate) use auto::Auto;
 pub(crate) use endpoint::{Endpoint, View};
 pub(crate) use outgoing::{Outgoing, PLACE_LEN, Part};
 pub(crate) use pool::Chunk;
+pub(crate) use rest::{Form, Rest};
+pub(crate) use stock::Stock;
 pub(crate) use token::{Op, Ops};
 pub(crate) use waker::Waker;
 
@@ -70,6 +77,12 @@ pub(crate) trait Driver {
     fn connect(&mut self, handle: Handle, peer: SockAddr);
     /// Receives into pool buffers until the stream ends, buffers run out, or it is cancelled.
     fn receive(&mut self, handle: Handle);
+    /// Receives once, at most `len` bytes, into a buffer of the stock that is taken when bytes are
+    /// there and not before: for what may be a whole large PDU.
+    fn receive_whole(&mut self, handle: Handle, len: usize);
+    /// Receives once, into a buffer of the caller's, for as long as bytes are missing in it. Where
+    /// it comes back with fewer, only a receive of another kind tells whether there was an end.
+    fn receive_rest(&mut self, handle: Handle, rest: Rest);
     /// Sends all of the bytes, which are not empty.
     fn send(&mut self, handle: Handle, outgoing: Outgoing);
     /// Ends a side of the connection, or says how its close shall end it. A socket that is not
@@ -102,6 +115,8 @@ pub(crate) trait Driver {
     /// the writing side was ended; closing the socket may lose them. None are known of where the
     /// peer is on this machine without TCP, as it has them at once. Costs a system call.
     fn unacknowledged(&self, handle: Handle) -> usize;
+    /// Where it takes large buffers from, and where they may be given back.
+    fn stock(&self) -> &Stock;
     /// What it has counted.
     fn counters(&self) -> DriverCounters;
 }
@@ -173,6 +188,8 @@ pub(crate) enum Outcome {
     Connected,
     ConnectFailed(Errno),
     Received(Chunk),
+    /// What came of a rest, be it nothing; or a buffer with some bytes.
+    Filled(Rest),
     EndOfStream,
     NoBuffers,
     ReceiveFailed(Errno),
@@ -190,6 +207,7 @@ impl Outcome {
             | Self::ConnectFailed(errno)
             | Self::ReceiveFailed(errno)
             | Self::SendFailed(errno, _) => errno.is_cancellation(),
+            Self::Filled(rest) => rest.missing() > 0 && !rest.is_fresh(),
             _ => false,
         }
     }
@@ -199,13 +217,19 @@ impl Outcome {
         match self {
             Self::Accepted(_) | Self::AcceptFailed(_) => Op::Accept,
             Self::Connected | Self::ConnectFailed(_) => Op::Connect,
-            Self::Received(_) | Self::EndOfStream | Self::NoBuffers | Self::ReceiveFailed(_) => {
-                Op::Receive
-            }
+            Self::Received(_)
+            | Self::Filled(_)
+            | Self::EndOfStream
+            | Self::NoBuffers
+            | Self::ReceiveFailed(_) => Op::Receive,
             Self::Sent(_) | Self::SendFailed(..) => Op::Send,
         }
     }
 }
+
+/// How many bytes are received into large buffers in a wait. What is received in one and sent on in
+/// the next is then still in the processor's cache.
+pub(crate) const LARGE_BYTES_PER_WAIT: usize = 256 * 1024;
 
 /// Plain counts since the driver was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -48,6 +48,7 @@ impl<A> Netlib<A> {
                 self.judge_speed(app, handle, chunk.len());
                 self.judge_unready(app, handle);
             }
+            (_, Outcome::Filled(rest)) => self.on_filled(app, handle, rest),
             (State::Connected, Outcome::EndOfStream) => self.on_end_of_stream(app, handle),
             (State::Connected | State::Flushing | State::Lingering, Outcome::NoBuffers) => {
                 self.reactor.starve(handle);
@@ -298,7 +299,7 @@ impl<A> Netlib<A> {
 
     /// Delivers what is held and then `input`, in whichever way the socket asks for at that byte.
     /// What may not be delivered now is held.
-    fn deliver(&mut self, app: &mut A, handle: Handle, mut input: &[u8]) {
+    pub(super) fn deliver(&mut self, app: &mut A, handle: Handle, mut input: &[u8]) {
         loop {
             let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
             // It may have been closed by what was delivered last (C2).
@@ -354,16 +355,19 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return true };
         let Some(spec) = socket.framing() else { return false };
         // Lent from outside of the table, so that a PDU borrows nothing of it (C3).
+        let is_bulky = socket.bulk.is_on();
         let mut reader = mem::take(&mut socket.reader);
         if !reader.is_empty() {
             make_room(&mut reader, &mut self.reactor.spare, input.len());
         }
         let mut is_new = false;
         let (is_done, error) = loop {
+            let len;
             match reader.next(&spec, input) {
                 Ok(Some(pdu)) => {
                     self.reactor.stats.pdus_in += 1;
                     is_new = true;
+                    len = if is_bulky { pdu.frame().len() } else { 0 };
                     self.tell(app, handle, Event::Pdu(pdu));
                 }
                 Ok(None) => break (true, None),
@@ -371,6 +375,9 @@ impl<A> Netlib<A> {
             }
             let Some(socket) = self.reactor.sockets.find_mut(handle) else { break (true, None) };
             socket.meter_pdu();
+            if is_bulky {
+                socket.bulk.note_pdu(len, self.reactor.large_len);
+            }
             let is_same = socket.framing() == Some(spec) && !socket.hold.is_on();
             if socket.state() != State::Connected || !is_same {
                 break (false, None);
@@ -388,6 +395,10 @@ impl<A> Netlib<A> {
                 socket.pulse.note_frame(has_started, is_new, self.reactor.now_ms);
                 socket.reader = reader;
                 if has_started {
+                    let len = spec.frame_len(socket.reader.unread());
+                    if matches!(len, Ok(Some(len)) if len > self.reactor.large_len) {
+                        socket.bulk.start();
+                    }
                     self.reactor.watch(handle);
                 }
             }

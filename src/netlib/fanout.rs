@@ -5,6 +5,7 @@
 use super::Netlib;
 use crate::error::SendError;
 use crate::event::Handle;
+use crate::pdu::Pdu;
 use crate::reactor::SendStatus;
 use crate::shared::Shared;
 
@@ -21,6 +22,33 @@ impl<A> Netlib<A> {
         shared: &Shared,
     ) -> Result<SendStatus, SendError> {
         self.reactor.queue_shared(handle, shared)
+    }
+
+    /// Sends a received PDU on, as it came: to whoever sent it, or to somebody else. Otherwise as
+    /// [`send`](Self::send). A PDU that was received into a buffer of its own is not copied on its
+    /// way, see [`Pdu::to_bytes`].
+    ///
+    /// ```
+    /// use uring_netlib::{Event, Handle, Netlib};
+    ///
+    /// fn echo(_: &mut (), net: &mut Netlib<()>, handle: Handle, event: Event<'_>) {
+    ///     if let Event::Pdu(pdu) = event
+    ///         && let Err(error) = net.forward(handle, pdu)
+    ///     {
+    ///         println!("{} bytes are not answered: {error}", pdu.frame().len());
+    ///     }
+    /// }
+    /// # let _ = echo;
+    /// ```
+    ///
+    /// # Errors
+    /// [`SendError`]: nothing was queued.
+    pub fn forward(&mut self, handle: Handle, pdu: Pdu<'_>) -> Result<SendStatus, SendError> {
+        if pdu.is_alone() {
+            self.send_shared(handle, &Shared::from(pdu.to_bytes()))
+        } else {
+            self.send(handle, pdu.frame())
+        }
     }
 
     /// Queues the same bytes for many, as [`send_shared`](Self::send_shared) does for each of them,

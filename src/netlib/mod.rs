@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod calls;
 mod dispatch;
 mod fanout;
@@ -116,7 +117,7 @@ impl<A> Netlib<A> {
         let (driver, fallback) = Auto::start(&options)?;
         let remote = Remote::new(driver.waker());
         Ok(Self {
-            reactor: Reactor::new(&options),
+            reactor: Reactor::new(&options, driver.stock().clone()),
             timers: Table::new(TIMERS_MAX),
             loops: Vec::new(),
             sets: Sets::new(),

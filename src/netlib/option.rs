@@ -74,7 +74,9 @@ impl<'n, A> SocketOptions<'n, A> {
             // What is unread is delivered in the new way, and the peer is heard again if it was
             // not.
             let now_ms = self.net.now_ms();
-            self.net.resume(self.handle, now_ms);
+            let net = &mut *self.net;
+            net.reactor.recall(&mut net.driver, self.handle);
+            net.resume(self.handle, now_ms);
         }
         Ok(())
     }

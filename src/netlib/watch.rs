@@ -46,6 +46,11 @@ impl<A> Netlib<A> {
                     }
                 }
                 (_, Due::Resume) => self.resume_metered(handle, now_ms),
+                // What has come of a large PDU is not known before its buffer is back.
+                (_, Due::Expired(Deadline::ReadIdle)) if socket.bulk.is_lent() => {
+                    self.reactor.recall(&mut self.driver, handle);
+                    return self.reactor.arm_watch(handle, now_ms.saturating_add(UNHEARD_MS));
+                }
                 (_, Due::Expired(deadline)) => {
                     if self.is_unheard(handle, deadline) {
                         // It is heard soon; until then its deadline is a little later.
@@ -182,6 +187,7 @@ impl<A> Netlib<A> {
         if was_paused || !socket.reader.is_empty() {
             self.resume(handle, now_ms);
         }
+        self.reactor.recall(&mut self.driver, handle);
     }
 }
 

@@ -45,15 +45,22 @@ pub use writer::{EncodeError, encode, encode_bytes};
 /// A whole PDU, lent in place.
 ///
 /// `Debug` tells its length and its header but not its body, which is not for logs.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Pdu<'a> {
     frame: &'a [u8],
     header_len: u16,
+    /// What keeps the bytes, where the PDU has them for itself.
+    owner: Option<&'a Bytes>,
 }
 
 impl<'a> Pdu<'a> {
     pub(crate) const fn new(frame: &'a [u8], header_len: u16) -> Self {
-        Self { frame, header_len }
+        Self { frame, header_len, owner: None }
+    }
+
+    /// A PDU of `len` bytes at the beginning of a buffer of its own.
+    pub(crate) fn alone(owner: &'a Bytes, len: usize, header_len: u16) -> Self {
+        Self { frame: &owner[..len], header_len, owner: Some(owner) }
     }
 
     /// All of its bytes as they came, header included; sent on, they are the same PDU again.
@@ -62,7 +69,9 @@ impl<'a> Pdu<'a> {
         self.frame
     }
 
-    /// A copy of all of its bytes, to be kept or shared after the callback has returned.
+    /// All of its bytes, to be kept or shared after the callback has returned. A copy, unless the
+    /// PDU is so large that it was received into a buffer of its own: of that it is a share, which
+    /// keeps the whole buffer, of at most twice as many bytes.
     ///
     /// ```
     /// use uring_netlib::Event;
@@ -76,7 +85,15 @@ impl<'a> Pdu<'a> {
     /// ```
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
-        Bytes::copy_from_slice(self.frame)
+        match self.owner {
+            Some(owner) => owner.slice(..self.frame.len()),
+            None => Bytes::copy_from_slice(self.frame),
+        }
+    }
+
+    /// Whether its bytes can be shared, which costs less than a copy.
+    pub(crate) const fn is_alone(&self) -> bool {
+        self.owner.is_some()
     }
 
     /// The bytes after the header; may be none.
@@ -120,6 +137,15 @@ impl<'a> Pdu<'a> {
         M::decode(self.body())
     }
 }
+
+/// Wherever their bytes lie.
+impl PartialEq for Pdu<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.frame, self.header_len) == (other.frame, other.header_len)
+    }
+}
+
+impl Eq for Pdu<'_> {}
 
 impl fmt::Debug for Pdu<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -126,6 +126,12 @@ impl Reader {
         buffer
     }
 
+    /// Ends the reader, and gives what is held out of the carry's memory.
+    pub(crate) fn into_unread(mut self) -> Vec<u8> {
+        self.carry.drain(..self.start);
+        self.carry
+    }
+
     /// The held bytes.
     #[must_use]
     pub fn unread(&self) -> &[u8] {
@@ -195,6 +201,13 @@ impl Reader {
             self.carry.reserve_exact(target - self.carry.len());
         }
         self.carry.extend_from_slice(bytes);
+    }
+}
+
+/// Holds these bytes.
+impl From<Vec<u8>> for Reader {
+    fn from(carry: Vec<u8>) -> Self {
+        Self { carry, start: 0 }
     }
 }
 

@@ -140,10 +140,11 @@ impl Backlog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::Stock;
 
     fn push(backlog: &mut Backlog, len: usize) -> Result<SendStatus, SendError> {
         backlog.admit(len)?;
-        let pending = backlog.pending(len, &mut Spare::new());
+        let pending = backlog.pending(len, &mut Spare::new(Stock::default()));
         pending.resize(pending.len() + len, 0);
         Ok(backlog.status())
     }

@@ -48,10 +48,11 @@ impl<C> Reactor<C> {
 
     /// Takes apart what was sent, or was given up and will not be.
     pub(crate) fn recycle(&mut self, outgoing: Outgoing) {
-        let mut freed = 0;
+        let (mut freed, spare) = (0, &mut self.spare);
         let (own, list) = outgoing.dismantle(|queued| {
             if queued.is_only() {
                 freed += queued.bytes().len();
+                reuse(queued, spare);
             }
         });
         self.buffered -= freed;
@@ -167,6 +168,19 @@ impl<C> Reactor<C> {
         self.buffered_max - self.buffered_max / 8
     }
 }
+
+/// Keeps the memory of a body that nobody has any more.
+#[inline(never)]
+fn reuse(queued: Queued, spare: &mut Spare) {
+    if queued.bytes().len() >= REUSED_LEN_MIN
+        && let Some(buffer) = queued.into_buffer()
+    {
+        spare.give(buffer);
+    }
+}
+
+/// Of shorter bodies the memory is not worth looking after.
+const REUSED_LEN_MIN: usize = 4096;
 
 /// Shorter bodies are copied: an entry of their own in a send costs more.
 const SHARED_LEN_MIN: usize = 512;

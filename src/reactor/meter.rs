@@ -41,6 +41,11 @@ impl Bucket {
         self.level < 0
     }
 
+    /// How many may be taken.
+    pub(crate) fn left(&self) -> usize {
+        usize::try_from(self.level / 1000).unwrap_or(0)
+    }
+
     /// When it will be half full.
     pub(crate) fn half_full_ms(&self) -> u64 {
         let missing = (capacity(self.rate) / 2).saturating_sub(self.level).max(0).unsigned_abs();
@@ -88,6 +93,11 @@ impl Meter {
     /// Bytes came; whether they were too many.
     pub(crate) fn take_bytes(&mut self, len: usize) -> bool {
         self.bytes.as_mut().is_some_and(|bucket| bucket.take(len))
+    }
+
+    /// How many bytes may come.
+    pub(crate) fn bytes_left(&self) -> usize {
+        self.bytes.map_or(usize::MAX, |bucket| bucket.left())
     }
 
     /// A PDU came; whether it was one too many.

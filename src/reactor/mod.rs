@@ -9,6 +9,7 @@
 
 mod admission;
 mod backlog;
+mod bulk;
 mod closing;
 mod kept;
 mod meter;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 pub(crate) use admission::{Admission, Block};
 pub use backlog::SendStatus;
+pub(crate) use bulk::{Bulk, TAIL_LEN};
 pub(crate) use closing::Release;
 #[cfg(any(test, fuzzing))]
 pub(crate) use meter::model as meter_model;
@@ -36,7 +38,7 @@ pub(crate) use table::Table;
 pub(crate) use timer::model as timer_model;
 pub(crate) use timer::{TimerKey, Wheel};
 
-use crate::driver::{Driver, End, Op, Ops};
+use crate::driver::{Driver, End, Op, Ops, Stock};
 use crate::error::SendError;
 use crate::event::Handle;
 use crate::options::{NEVER, Options};
@@ -70,6 +72,8 @@ pub(crate) struct Reactor<C> {
     buffered_max: usize,
     /// Sockets that had to be refused because all together keep so much.
     crowd: VecDeque<Handle>,
+    /// PDUs that are longer are large ones.
+    pub(crate) large_len: usize,
     /// Listeners that rest because no descriptor was left (D10).
     resting: Vec<Handle>,
     pause_min_ms: u64,
@@ -96,12 +100,12 @@ pub(crate) enum Alarm {
 }
 
 impl<C> Reactor<C> {
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options, stock: Stock) -> Self {
         Self {
             sockets: Table::new(options.sockets_max as usize),
             census: Census::default(),
             alarms: Wheel::new(),
-            spare: Spare::new(),
+            spare: Spare::new(stock),
             stats: Stats::default(),
             now_ms: 0,
             ledger: Ledger::new(),
@@ -112,6 +116,7 @@ impl<C> Reactor<C> {
             buffered: 0,
             buffered_max: options.buffered_bytes_max,
             crowd: VecDeque::new(),
+            large_len: LARGE_BUFFERS * options.pool_buffer_len as usize,
             resting: Vec::new(),
             pause_min_ms: millis(options.accept_pause_min).max(1),
             pause_max_ms: millis(options.accept_pause_max).max(1),
@@ -267,13 +272,6 @@ impl<C> Reactor<C> {
         self.scarce_turns > 0 || !self.starved.is_empty()
     }
 
-    fn receive<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
-        let Some(socket) = self.sockets.find_mut(handle) else { return };
-        socket.outstanding.insert(Op::Receive);
-        self.stats.armed += 1;
-        driver.receive(handle);
-    }
-
     /// The listener found no descriptor: it rests, longer each time, until one is closed.
     pub(crate) fn rest(&mut self, handle: Handle, now_ms: u64) {
         self.stats.accept_pauses += 1;
@@ -368,9 +366,11 @@ impl<C> Reactor<C> {
             // Nobody overtakes those that wait for buffers already.
             (true, false) if is_scarce => self.queue_for_buffers(handle),
             (true, false) => self.receive(driver, handle),
-            (false, true) if !socket.cancelled.has(Op::Receive) => {
-                socket.cancelled.insert(Op::Receive);
-                driver.cancel(handle, Ops::only(Op::Receive));
+            (wants, true) if !socket.cancelled.has(Op::Receive) => {
+                if !wants || socket.is_misarmed() {
+                    socket.cancelled.insert(Op::Receive);
+                    driver.cancel(handle, Ops::only(Op::Receive));
+                }
             }
             (true, true) | (false, _) => {}
         }
@@ -427,6 +427,9 @@ fn sendable<C>(
         _ => Err(SendError::NotConnected),
     }
 }
+
+/// A PDU is large if it has more bytes than so many pool buffers.
+const LARGE_BUFFERS: usize = 2;
 
 /// A duration in whole milliseconds, rounded up so that nothing happens early.
 pub(crate) fn millis(duration: Duration) -> u64 {

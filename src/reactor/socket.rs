@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::Bulk;
 use super::admission::{Admission, Block};
 use super::backlog::Backlog;
 use super::meter::Meter;
@@ -41,6 +42,7 @@ pub(crate) struct Socket<C> {
     /// The connection's end, to be told after the bytes that are held.
     pub(crate) end: Option<CloseReason>,
     pub(crate) reader: Reader,
+    pub(crate) bulk: Bulk,
     pub(crate) backlog: Backlog,
     pub(crate) delivery: Delivery,
     pub(crate) owner: C,
@@ -240,6 +242,7 @@ impl<C> Socket<C> {
             broken: None,
             end: None,
             reader: Reader::new(),
+            bulk: Bulk::default(),
             backlog: Backlog::new(backlog),
             delivery,
             owner,
@@ -265,10 +268,10 @@ impl<C> Socket<C> {
         self.state
     }
 
-    /// Counts the bytes that are kept for it, and for no other: parts of PDUs, what is held back,
-    /// and own bytes that are pending.
+    /// Counts the bytes that are kept for it, and for no other: parts of PDUs, room for the rest
+    /// of one, what is held back, and own bytes that are pending.
     pub(crate) fn count(&mut self) -> usize {
-        self.counted = self.reader.len() + self.backlog.own_queued();
+        self.counted = self.reader.len() + self.bulk.lent_len() + self.backlog.own_queued();
         self.counted
     }
 

@@ -5,12 +5,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::driver::Part;
+use crate::driver::{Part, Stock};
 
 #[derive(Debug)]
 pub(crate) struct Spare {
     small: Stack<u8>,
-    large: Stack<u8>,
+    large: Stock,
     lists: Stack<Part>,
 }
 
@@ -24,12 +24,8 @@ struct Stack<T> {
 }
 
 impl Spare {
-    pub(crate) const fn new() -> Self {
-        Self {
-            small: Stack::new(SMALL_BYTES_MAX),
-            large: Stack::new(LARGE_BYTES_MAX),
-            lists: Stack::new(LISTS_BYTES_MAX),
-        }
+    pub(crate) const fn new(large: Stock) -> Self {
+        Self { small: Stack::new(SMALL_BYTES_MAX), large, lists: Stack::new(LISTS_BYTES_MAX) }
     }
 
     /// An empty buffer for about `len` bytes; it may have to grow.
@@ -42,13 +38,18 @@ impl Spare {
         self.small.pop().unwrap_or_default()
     }
 
+    /// An empty buffer with room for `len` bytes, and for no more than twice as many.
+    pub(crate) fn take_fitting(&self, len: usize) -> Vec<u8> {
+        self.large.take(len)
+    }
+
     /// Keeps a buffer's memory for the next use, unless enough is kept already.
     pub(crate) fn give(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         match buffer.capacity() {
             0 => {}
             1..=SMALL_LEN => self.small.push(buffer),
-            _ => self.large.push(buffer),
+            _ => self.large.give(buffer),
         }
     }
 
@@ -92,9 +93,6 @@ const SMALL_LEN: usize = 32 * 1024;
 /// Memory that is kept in small buffers, of one `Netlib`.
 const SMALL_BYTES_MAX: usize = 4 << 20;
 
-/// Memory that is kept in large buffers, of one `Netlib`.
-const LARGE_BYTES_MAX: usize = 16 << 20;
-
 /// Memory that is kept in lists of shared bodies, of one `Netlib`.
 const LISTS_BYTES_MAX: usize = 2 << 20;
 
@@ -105,21 +103,17 @@ mod tests {
     /// A buffer given is the buffer taken, empty; and no more memory is kept than the limit.
     #[test]
     fn memory_is_kept_up_to_the_limit() {
-        let mut spare = Spare::new();
+        let mut spare = Spare::new(Stock::default());
         spare.give(vec![1; 100]);
         let buffer = spare.take(1);
         assert!(buffer.is_empty() && buffer.capacity() >= 100);
         assert_eq!(spare.take(1).capacity(), 0);
-        for _ in 0..40 {
-            spare.give(Vec::with_capacity(1 << 20));
-        }
-        assert_eq!((spare.large.buffers.len(), spare.large.bytes), (16, LARGE_BYTES_MAX));
     }
 
     /// Few bytes get no large buffer, however many there are; many bytes get what there is.
     #[test]
     fn few_bytes_get_no_large_buffer() {
-        let mut spare = Spare::new();
+        let mut spare = Spare::new(Stock::default());
         spare.give(Vec::with_capacity(1 << 20));
         assert_eq!(spare.take(1).capacity(), 0);
         assert_eq!(spare.take(SMALL_LEN).capacity(), 1 << 20);

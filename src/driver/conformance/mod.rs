@@ -1,9 +1,11 @@
 //! The contract D1 to D10, checked on every driver: the ring, the ring without one feature or
-//! another, epoll, and simulated ones. What it says of sends stands in `sends.rs`. D10 needs a
+//! another, epoll, and simulated ones. What it says of sends stands in `sends.rs`, and what of
+//! buffers that PDUs have for themselves in `rests.rs`. D10 needs a
 //! process short of descriptors: see `tests/limits.rs`.
 
 #![forbid(unsafe_code)]
 
+mod rests;
 mod rig;
 mod sends;
 

@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::Address;
 pub(super) use crate::driver::sim::peer::LIMIT;
-use crate::driver::{Auto, Completion, Driver, Endpoint, Family, Op, Outcome, sim};
+use crate::driver::{Auto, Completion, Driver, Endpoint, Family, Op, Outcome, Rest, sim};
 use crate::error::BuildError;
 use crate::event::Handle;
 use crate::options::{Backend, ListenOptions, Options};
@@ -197,6 +197,11 @@ impl Rig {
         Auto::start(&self.options).unwrap().0
     }
 
+    /// Whether a rest may come back short for no reason.
+    pub(super) const fn is_simulated(&self) -> bool {
+        matches!(self.driver, Auto::Sim(_))
+    }
+
     /// More bytes than both ends of a connection have room for. A simulated network has less, and
     /// takes longer for each byte.
     pub(super) fn plenty(&self) -> usize {
@@ -239,6 +244,16 @@ impl Rig {
             Op::Receive => self.driver.receive(handle),
             _ => unreachable!("only those are armed"),
         }
+    }
+
+    pub(super) fn receive_whole(&mut self, handle: Handle, len: usize) {
+        self.ended.retain(|key| *key != (handle, Op::Receive));
+        self.driver.receive_whole(handle, len);
+    }
+
+    pub(super) fn receive_rest(&mut self, handle: Handle, rest: Rest) {
+        self.ended.retain(|key| *key != (handle, Op::Receive));
+        self.driver.receive_rest(handle, rest);
     }
 
     /// Waits until `find` takes something out of what was seen.

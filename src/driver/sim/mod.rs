@@ -44,7 +44,8 @@ use super::outgoing::{Flight, Outgoing};
 use super::pool::Pool;
 use super::slots::Slots;
 use super::{
-    Completion, Driver, DriverCounters, End, Endpoint, Family, Op, Ops, Outcome, View, Waker,
+    Completion, Driver, DriverCounters, End, Endpoint, Family, Form, Op, Ops, Outcome, Rest, Stock,
+    View, Waker,
 };
 use crate::error::Errno;
 use crate::event::Handle;
@@ -85,6 +86,7 @@ pub(crate) struct Sim {
     /// What may go on in the pass in hand; kept for its memory.
     ready: Vec<(Handle, Op)>,
     pool: Pool,
+    stock: Stock,
     waker: Waker,
     counters: DriverCounters,
 }
@@ -101,6 +103,9 @@ struct Slot {
     /// Those of these that are to end, and when it comes to that.
     cancelled: Ops,
     cancel_time: u64,
+    form: Form,
+    /// How a rest was denied: for the next receive.
+    end: Option<Errno>,
     flight: Flight,
 }
 
@@ -116,6 +121,7 @@ impl Sim {
             line: Line::default(),
             settled: Vec::new(),
             ready: Vec::new(),
+            stock: Stock::default(),
             pool: Pool::poisoned(options.pool_buffers, options.pool_buffer_len)?,
             waker: Waker::new(true)?,
             counters: DriverCounters::default(),
@@ -168,6 +174,17 @@ impl Sim {
         slot.outstanding.insert(op);
         self.line.push_back(request);
         self.net.lock().begin(self.node);
+    }
+
+    fn start_receive(&mut self, handle: Handle, form: Form) {
+        let slot = self.slots.expect_mut(handle);
+        let is_rest = matches!(form, Form::Rest(_));
+        if let Some(errno) = slot.end.take_if(|_| !is_rest) {
+            let outcome = Outcome::ReceiveFailed(errno);
+            return self.settled.push(Completion { handle, last: true, outcome });
+        }
+        slot.form = form;
+        self.start(handle, Op::Receive, Request::Operation(handle, Op::Receive));
     }
 
     /// Whether other threads have asked for a turn; they are then taken as heard.
@@ -235,7 +252,15 @@ impl Driver for Sim {
     }
 
     fn receive(&mut self, handle: Handle) {
-        self.start(handle, Op::Receive, Request::Operation(handle, Op::Receive));
+        self.start_receive(handle, Form::Many);
+    }
+
+    fn receive_whole(&mut self, handle: Handle, len: usize) {
+        self.start_receive(handle, Form::Whole(len));
+    }
+
+    fn receive_rest(&mut self, handle: Handle, rest: Rest) {
+        self.start_receive(handle, Form::Rest(rest));
     }
 
     fn send(&mut self, handle: Handle, outgoing: Outgoing) {
@@ -301,6 +326,10 @@ impl Driver for Sim {
         let id = self.slots.find(handle).map(|slot| slot.id);
         let world = self.net.lock();
         id.and_then(|id| world.stream(id)).map_or(0, |stream| stream.outbox_len)
+    }
+
+    fn stock(&self) -> &Stock {
+        &self.stock
     }
 
     fn counters(&self) -> DriverCounters {

@@ -10,7 +10,9 @@ use std::io::Read;
 use super::socket::{Role, Stream};
 use super::trace::Note;
 use super::world::{Id, World};
-use super::{Completion, Endpoint, Flight, Loose, Net, Op, Ops, Outcome, Pool, Sim, Slot};
+use super::{
+    Completion, Endpoint, Flight, Form, Loose, Net, Op, Ops, Outcome, Pool, Rest, Sim, Slot, Stock,
+};
 use crate::driver::Chunk;
 use crate::error::Errno;
 use crate::planted::{self, Bug};
@@ -51,7 +53,7 @@ impl Sim {
                 _ if slot.denied.has(op) => slot.fail(world, op),
                 Op::Accept => slot.accept(world, &self.net),
                 Op::Connect => slot.connect(world),
-                Op::Receive => slot.receive(world, &self.pool),
+                Op::Receive => slot.receive(world, &self.pool, &self.stock),
                 Op::Send => {
                     self.counters.sends += 1;
                     slot.send(world)
@@ -97,7 +99,8 @@ impl Slot {
     pub(super) fn new(id: Id) -> Self {
         let (outstanding, entered, flight) = (Ops::NONE, Ops::NONE, Flight::default());
         let (denied, cancelled, cancel_time) = (Ops::NONE, Ops::NONE, 0);
-        Self { id, outstanding, entered, denied, cancelled, cancel_time, flight }
+        let (form, end) = (Form::Many, None);
+        Self { id, outstanding, entered, denied, cancelled, cancel_time, form, end, flight }
     }
 
     /// Whether an operation ends although nothing has come of it.
@@ -132,7 +135,13 @@ impl Slot {
         let outcome = match op {
             Op::Accept => Outcome::AcceptFailed(errno),
             Op::Connect => Outcome::ConnectFailed(errno),
-            Op::Receive => Outcome::ReceiveFailed(errno),
+            Op::Receive => match self.form.take_rest() {
+                Some(rest) => {
+                    self.end = Some(errno);
+                    Outcome::Filled(rest)
+                }
+                None => Outcome::ReceiveFailed(errno),
+            },
             Op::Send => Outcome::SendFailed(errno, self.flight.land()),
             Op::Cancel | Op::Wake => return None,
         };
@@ -175,7 +184,31 @@ impl Slot {
         Some((Outcome::ConnectFailed(errno), true))
     }
 
-    fn receive(&self, world: &mut World, pool: &Pool) -> Step {
+    /// Receives of a rest what chance lets it. Of an end or a failure the next receive tells.
+    fn receive_rest(&mut self, world: &mut World) -> Step {
+        let is_going_on = world.can(self.id, Op::Receive) && !self.loses(world, Op::Receive);
+        let Form::Rest(rest) = &mut self.form else { return None };
+        let len = world.stream(self.id).map_or(0, |stream| stream.inbox.len());
+        let len = if is_going_on { len.min(rest.missing()) } else { 0 };
+        let mut is_over = len == 0;
+        if len > 0 {
+            let len = world.part(len);
+            let bytes = world.stream_mut(self.id)?.inbox.drain(..len);
+            rest.buffer_mut().extend(bytes);
+            is_over = rest.missing() == 0 || world.disarms();
+            world.note(self.id, Note::Received(len));
+            world.made_room(self.id);
+        } else if !is_going_on {
+            world.note(self.id, Note::Cancelled);
+        }
+        let rest = if is_over { self.form.take_rest() } else { None };
+        rest.map(|rest| (Outcome::Filled(rest), true))
+    }
+
+    fn receive(&mut self, world: &mut World, pool: &Pool, stock: &Stock) -> Step {
+        if let Form::Rest(_) = self.form {
+            return self.receive_rest(world);
+        }
         if !world.can(self.id, Op::Receive) || self.loses(world, Op::Receive) {
             world.note(self.id, Note::Cancelled);
             return Some((Outcome::ReceiveFailed(Errno::CANCELLED), true));
@@ -187,6 +220,14 @@ impl Slot {
             let note = error.map_or(Note::EndOfStream, Note::ReceiveFailed);
             world.note(self.id, note);
             return Some((error.map_or(Outcome::EndOfStream, Outcome::ReceiveFailed), true));
+        }
+        if let Form::Whole(len_max) = self.form {
+            let len = world.part(len.min(len_max));
+            let mut rest = Rest::new(stock.take(len_max), len_max);
+            rest.buffer_mut().extend(world.stream_mut(self.id)?.inbox.drain(..len));
+            world.note(self.id, Note::Received(len));
+            world.made_room(self.id);
+            return Some((Outcome::Filled(rest), true));
         }
         let Some(mut chunk) = take_buffer(world, pool) else {
             world.note(self.id, Note::NoBuffers);

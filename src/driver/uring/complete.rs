@@ -6,9 +6,10 @@
 use std::os::fd::AsFd;
 
 use io_uring::cqueue;
+use socket2::SockRef;
 
 use super::super::token::Token;
-use super::super::{Chunk, Completion, Op, Outcome};
+use super::super::{Chunk, Completion, Family, Form, LARGE_BYTES_PER_WAIT, Op, Outcome, Rest};
 use super::Uring;
 use crate::error::Errno;
 use crate::event::Handle;
@@ -101,6 +102,24 @@ impl Uring {
         }
         let (handle, last) = (answer.handle, answer.is_last);
         let errno = Errno(-answer.result);
+        let received = usize::try_from(answer.result).unwrap_or(0);
+        let slot = self.slots.expect_mut(handle);
+        let is_taken = matches!(slot.form, Form::Taken(_));
+        if matches!(slot.form, Form::Whole(_)) && answer.result >= 0 && !was_cancelled {
+            slot.start(Op::Receive);
+            if self.large_bytes >= LARGE_BYTES_PER_WAIT {
+                return self.readable.push_back(handle);
+            }
+            return self.take_large(handle);
+        }
+        if let Some(rest) = self.slots.expect_mut(handle).land_rest(received) {
+            let outcome = if is_taken {
+                self.complete_taken(&answer, rest, was_cancelled)
+            } else {
+                self.complete_rest(&answer, rest, was_cancelled)
+            };
+            return batch.extend(outcome.map(|outcome| Completion { handle, last: true, outcome }));
+        }
         let may_retry = last && !was_cancelled && answer.result < 0;
         if may_retry && (self.is_probed(handle, errno) || self.is_retried(errno)) {
             self.slots.expect_mut(handle).start(Op::Receive);
@@ -117,6 +136,67 @@ impl Uring {
             (..0, _) => Outcome::ReceiveFailed(errno),
         };
         batch.push(Completion { handle, last, outcome });
+    }
+
+    /// What a buffer that was taken for whatever is there has got.
+    fn complete_taken(
+        &mut self,
+        answer: &Answer,
+        mut rest: Rest,
+        was_cancelled: bool,
+    ) -> Option<Outcome> {
+        if answer.result > 0 {
+            return Some(Outcome::Filled(rest));
+        }
+        let (len, errno) = (rest.missing(), Errno(-answer.result));
+        self.stock.give(std::mem::take(rest.buffer_mut()));
+        if answer.result == 0 {
+            return Some(Outcome::EndOfStream);
+        }
+        if was_cancelled || !(errno.is_transient() || errno.0 == libc::EAGAIN) {
+            return Some(Outcome::ReceiveFailed(errno));
+        }
+        // Whatever made it readable, it was no bytes.
+        let slot = self.slots.expect_mut(answer.handle);
+        slot.start(Op::Receive);
+        slot.form = Form::Whole(len);
+        self.submit_receive(answer.handle);
+        None
+    }
+
+    /// Whether a rest goes on, or has come to what it will. Of an end or a failure that cut it
+    /// short, the next receive tells.
+    fn complete_rest(
+        &mut self,
+        answer: &Answer,
+        rest: Rest,
+        was_cancelled: bool,
+    ) -> Option<Outcome> {
+        let (handle, errno) = (answer.handle, Errno(-answer.result));
+        let slot = self.slots.expect_mut(handle);
+        if was_cancelled || rest.missing() == 0 {
+            return Some(Outcome::Filled(rest));
+        }
+        let is_going_on = match answer.result {
+            // Those that do not wait for all bytes come back with some.
+            1.. => slot.family == Family::Unix,
+            0 => false,
+            _ => errno.is_transient(),
+        };
+        if is_going_on {
+            slot.start(Op::Receive);
+            slot.form = Form::Rest(rest);
+            self.submit_receive(handle);
+            return None;
+        }
+        // A request that has bytes to tell of does not tell of the reset behind them, which the
+        // kernel then takes for told.
+        slot.end = match answer.result {
+            1.. => SockRef::from(&slot.socket).peer_addr().is_err().then_some(RESET),
+            0 => None,
+            _ => Some(errno),
+        };
+        Some(Outcome::Filled(rest))
     }
 
     fn is_retried(&mut self, errno: Errno) -> bool {
@@ -193,4 +273,5 @@ impl Uring {
     }
 }
 
+const RESET: Errno = Errno(libc::ECONNRESET);
 const NO_BUFFERS: i32 = -libc::ENOBUFS;

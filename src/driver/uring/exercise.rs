@@ -118,7 +118,11 @@ fn failure(outcome: &Outcome) -> Option<Errno> {
         | Outcome::SendFailed(errno, _) => Some(*errno),
         Outcome::NoBuffers => Some(Errno(libc::ENOBUFS)),
         Outcome::EndOfStream => Some(Errno(libc::EPIPE)),
-        Outcome::Accepted(_) | Outcome::Connected | Outcome::Received(_) | Outcome::Sent(_) => None,
+        Outcome::Accepted(_)
+        | Outcome::Connected
+        | Outcome::Received(_)
+        | Outcome::Filled(_)
+        | Outcome::Sent(_) => None,
     }
 }
 

@@ -27,9 +27,10 @@ use super::outgoing::{Flight, Outgoing};
 use super::slots::Slots;
 use super::token::Token;
 use super::{
-    Completion, Driver, DriverCounters, End, Endpoint, Family, Op, Ops, View, Waker,
-    connect_at_once,
+    Completion, Driver, DriverCounters, End, Endpoint, Family, Form, LARGE_BYTES_PER_WAIT, Op, Ops,
+    Outcome, Rest, Stock, View, Waker, connect_at_once,
 };
+use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::{Feature, Features};
 use crate::sys;
@@ -46,6 +47,11 @@ pub(crate) struct Uring {
     /// Requests that found the submission queue full and the kernel unwilling to empty it.
     unsubmitted: VecDeque<squeue::Entry>,
     gathers: SpareGathers,
+    stock: Stock,
+    /// Sockets with bytes for a large buffer, which wait for their turn, and how many went into
+    /// such buffers since the last one.
+    readable: VecDeque<Handle>,
+    large_bytes: usize,
     /// Outcomes of what needed no request, for the next `wait` (D3).
     settled: Vec<Completion>,
     /// Where completions are copied to before they are looked at; kept for its memory.
@@ -70,6 +76,10 @@ struct Slot {
     gather: Option<Box<Gather>>,
     /// Bytes of all sends so far, as far as completions have told.
     sent_in_all: u64,
+    /// What the receive that is outstanding goes into, or went into last.
+    form: Form,
+    /// How the connection ended, where a rest took the kernel's word of it: for the next receive.
+    end: Option<Errno>,
     /// Since when a multishot receive may have missed a reset.
     run: Run,
     /// It has: the single form takes over, and knows.
@@ -128,19 +138,52 @@ impl Uring {
         self.push(entry.user_data(Token::new(Op::Accept, handle).to_bits()));
     }
 
+    fn start_receive(&mut self, handle: Handle, form: Form) {
+        let slot = self.slots.expect_mut(handle);
+        if let Some(errno) = slot.end.take() {
+            let outcome = match form {
+                Form::Rest(rest) => {
+                    slot.end = Some(errno);
+                    Outcome::Filled(rest)
+                }
+                Form::Many | Form::Whole(_) | Form::Taken(_) => Outcome::ReceiveFailed(errno),
+            };
+            return self.settled.push(Completion { handle, last: true, outcome });
+        }
+        slot.start(Op::Receive);
+        slot.form = form;
+        self.submit_receive(handle);
+    }
+
     fn submit_receive(&mut self, handle: Handle) {
         let slot = self.slots.expect_mut(handle);
         let fd = Fd(slot.socket.as_raw_fd());
         let is_multi = self.features.has(Feature::ReceiveMulti) && !slot.is_single;
+        let buffer_len = self.buffers.pool().buffer_len();
         slot.run = Run::Fresh;
-        let entry = if is_multi {
-            opcode::RecvMulti::new(fd, buf_ring::GROUP).build()
-        } else {
-            let len = u32::try_from(self.buffers.pool().buffer_len()).expect("at most 1 MiB");
+        let one = |len: usize| {
+            let len = u32::try_from(len).expect("Options: a buffer is at most 1 MiB long");
             opcode::Recv::new(fd, std::ptr::null_mut(), len)
                 .buf_group(buf_ring::GROUP)
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
+        };
+        let entry = match &mut slot.form {
+            Form::Many if is_multi => opcode::RecvMulti::new(fd, buf_ring::GROUP).build(),
+            Form::Many => one(buffer_len),
+            Form::Whole(_) => opcode::PollAdd::new(fd, POLL_IN).build(),
+            Form::Taken(rest) => {
+                let len = u32::try_from(rest.missing()).unwrap_or(1 << 30);
+                let room = rest.buffer_mut().spare_capacity_mut().as_mut_ptr();
+                let flags = libc::MSG_DONTWAIT;
+                opcode::Recv::new(fd, room.cast(), len).flags(flags).build()
+            }
+            Form::Rest(rest) => {
+                let len = u32::try_from(rest.missing()).unwrap_or(1 << 30);
+                let room = rest.buffer_mut().spare_capacity_mut().as_mut_ptr();
+                let flags = slot.family.receive_flags();
+                opcode::Recv::new(fd, room.cast(), len).flags(flags).build()
+            }
         };
         self.push(entry.user_data(Token::new(Op::Receive, handle).to_bits()));
     }
@@ -162,6 +205,29 @@ impl Uring {
         self.push(entry.user_data(Token::new(Op::Send, handle).to_bits()));
     }
 
+    /// Receives into large buffers for sockets that are readable, as many as go in one turn.
+    fn serve_readable(&mut self) {
+        while self.large_bytes < LARGE_BYTES_PER_WAIT
+            && let Some(handle) = self.readable.pop_front()
+        {
+            self.take_large(handle);
+        }
+    }
+
+    /// Receives into a large buffer what has come for a socket.
+    fn take_large(&mut self, handle: Handle) {
+        let Some(slot) = self.slots.find_mut(handle) else { return };
+        let Form::Whole(len) = slot.form else { return };
+        if slot.cancelled.has(Op::Receive) {
+            slot.end(Op::Receive);
+            let outcome = Outcome::ReceiveFailed(Errno::CANCELLED);
+            return self.settled.push(Completion { handle, last: true, outcome });
+        }
+        self.large_bytes += len;
+        slot.form = Form::Taken(Rest::new(self.stock.take(len), len));
+        self.submit_receive(handle);
+    }
+
     fn submit_wake(&mut self) {
         let count: *mut u64 = &raw mut **self.wake_count;
         let entry = opcode::Read::new(Fd(self.waker.descriptor().as_raw_fd()), count.cast(), 8);
@@ -178,9 +244,9 @@ impl Uring {
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: whatever a request points at (the flight's own bytes and the bodies that it holds
-        // by reference, its gather, the peer's address, the wake count) is on the heap and stays
-        // there, untouched, until the request's last completion: slots are removed only with
-        // nothing outstanding, and `drop` drains or leaks (D9).
+        // by reference, its gather, the rest's buffer, the peer's address, the wake count) is on
+        // the heap and stays there, untouched, until the request's last completion: slots are
+        // removed only with nothing outstanding, and `drop` drains or leaks (D9).
         if unsafe { self.ring.submission().push(entry) }.is_ok() {
             return true;
         }
@@ -290,6 +356,8 @@ impl Driver for Uring {
             flight,
             gather: None,
             sent_in_all: 0,
+            form: Form::Many,
+            end: None,
             run,
             is_single,
             peer: None,
@@ -319,8 +387,15 @@ impl Driver for Uring {
     }
 
     fn receive(&mut self, handle: Handle) {
-        self.slots.expect_mut(handle).start(Op::Receive);
-        self.submit_receive(handle);
+        self.start_receive(handle, Form::Many);
+    }
+
+    fn receive_whole(&mut self, handle: Handle, len: usize) {
+        self.start_receive(handle, Form::Whole(len));
+    }
+
+    fn receive_rest(&mut self, handle: Handle, rest: Rest) {
+        self.start_receive(handle, Form::Rest(rest));
     }
 
     fn send(&mut self, handle: Handle, outgoing: Outgoing) {
@@ -351,17 +426,22 @@ impl Driver for Uring {
 
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
         self.buffers.publish();
+        self.serve_readable();
         self.refill();
         let has_settled = !self.settled.is_empty();
         batch.append(&mut self.settled);
         let has_completions = !self.ring.completion().is_empty();
-        let is_ready = has_settled || has_completions || !self.unsubmitted.is_empty();
+        let is_ready = has_settled
+            || has_completions
+            || !self.unsubmitted.is_empty()
+            || !self.readable.is_empty();
         let is_polling = is_ready || timeout == Some(Duration::ZERO);
         if is_polling {
             self.enter(0, Some(Duration::ZERO))?;
         } else {
             self.enter(1, timeout)?;
         }
+        self.large_bytes = 0;
         self.reap(batch);
         Ok(())
     }
@@ -391,6 +471,10 @@ impl Driver for Uring {
         slot.map_or(0, |slot| sys::unacknowledged(slot.socket.as_fd()))
     }
 
+    fn stock(&self) -> &Stock {
+        &self.stock
+    }
+
     fn counters(&self) -> DriverCounters {
         let pool = self.buffers.pool();
         let free = u32::try_from(pool.free_count()).expect("at most 32768 buffers");
@@ -416,12 +500,36 @@ impl Slot {
         self.cancelled.remove(op);
     }
 
+    /// Takes a rest out of a receive that is over, with `len` bytes that the kernel added to it.
+    /// `None` for a receive of another kind.
+    fn land_rest(&mut self, len: usize) -> Option<Rest> {
+        let (Form::Rest(_) | Form::Taken(_)) = self.form else { return None };
+        let mut rest = self.form.take_rest()?;
+        assert!(len <= rest.missing(), "the kernel stays within what it was given");
+        let buffer = rest.buffer_mut();
+        let len = buffer.len() + len;
+        // SAFETY: the request that is over wrote so many bytes behind those that there were, and
+        // it was given no more than there was room for.
+        unsafe { buffer.set_len(len) };
+        Some(rest)
+    }
+
     /// With WAITALL the kernel itself waits for room, and completes once for all bytes. Unix-domain
     /// sockets do without: no one but us counts what has left them, see [`Driver::progress`].
     fn send_flags(&self) -> i32 {
         match self.family {
             Family::Inet => libc::MSG_NOSIGNAL | libc::MSG_WAITALL,
             Family::Unix => libc::MSG_NOSIGNAL,
+        }
+    }
+}
+
+impl Family {
+    /// As for sends. What came of a rest that was cut short shows why in TCP's state alone.
+    const fn receive_flags(self) -> i32 {
+        match self {
+            Self::Inet => libc::MSG_WAITALL,
+            Self::Unix => 0,
         }
     }
 }
@@ -450,6 +558,8 @@ impl fmt::Debug for Uring {
         write!(f, "Uring({} in flight, {features:?}, {buffers:?})", self.in_flight)
     }
 }
+
+const POLL_IN: u32 = libc::POLLIN.cast_unsigned() as u32;
 
 /// How long a dropped driver waits for its requests to end, in steps: 2 s in all.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);

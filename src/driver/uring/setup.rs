@@ -12,7 +12,7 @@ use io_uring::IoUring;
 use super::super::buf_ring::BufRing;
 use super::super::pool::Pool;
 use super::super::slots::Slots;
-use super::super::{DriverCounters, Waker};
+use super::super::{DriverCounters, Stock, Waker};
 use super::gather::SpareGathers;
 use super::{Uring, exercise};
 use crate::error::{Errno, UringError};
@@ -58,6 +58,9 @@ impl Uring {
             features,
             unsubmitted: VecDeque::new(),
             gathers: SpareGathers::new(),
+            stock: Stock::default(),
+            readable: VecDeque::new(),
+            large_bytes: 0,
             settled: Vec::new(),
             reaped: Vec::new(),
             in_flight: 0,

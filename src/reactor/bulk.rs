@@ -1,0 +1,199 @@
+//! Which of a connection's PDUs are received straight into buffers of their own.
+//!
+//! A small PDU is best taken out of whatever a pool buffer brings. Of a large one that would copy
+//! every byte. A connection whose PDUs were large is expected to go on like that until so many
+//! small ones came in a row: what it sends is received into a buffer as long as the longest of them
+//! was, which then is the PDU, or its beginning; and the rest of one that has begun is received
+//! behind that.
+//!
+//! Room is given for what has been earned and not for what is promised: twice what has come of
+//! the PDU, or what the longest of those before it had.
+
+#![forbid(unsafe_code)]
+
+use std::num::NonZeroU32;
+
+use super::{Reactor, Socket, State};
+use crate::driver::{Driver, Op, Ops, Rest};
+use crate::event::Handle;
+use crate::options::Delivery;
+
+#[derive(Debug, Default)]
+pub(crate) struct Bulk {
+    /// So many small PDUs more, and no large one is expected any longer.
+    patience: u8,
+    /// Whether the receive that is outstanding is one into pool buffers.
+    is_many: bool,
+    /// The last rest came back with less than was asked for. Why, a receive of another kind tells.
+    was_short: bool,
+    /// How long the longest of the large PDUs was.
+    earned: u32,
+    /// The capacity of the buffer that the driver has.
+    lent: Option<NonZeroU32>,
+}
+
+impl Bulk {
+    /// Whether large PDUs are expected.
+    pub(crate) const fn is_on(&self) -> bool {
+        self.patience > 0
+    }
+
+    /// A large PDU has started.
+    pub(crate) const fn start(&mut self) {
+        if self.patience == 0 {
+            self.was_short = false;
+        }
+        self.patience = PATIENCE;
+    }
+
+    /// A PDU of `len` bytes was whole, while large ones are expected.
+    pub(crate) fn note_pdu(&mut self, len: usize, large_len: usize) {
+        if len > large_len {
+            self.patience = PATIENCE;
+            self.earned = self.earned.max(u32::try_from(len).unwrap_or(u32::MAX));
+        } else {
+            self.patience = self.patience.saturating_sub(1);
+            self.earned = if self.patience == 0 { 0 } else { self.earned };
+        }
+    }
+
+    /// A rest is back.
+    pub(crate) const fn land(&mut self, rest: &Rest) {
+        self.lent = None;
+        self.was_short = rest.missing() > 0 && !rest.is_fresh();
+    }
+
+    /// Memory that the driver has.
+    pub(crate) fn lent_len(&self) -> usize {
+        self.lent.map_or(0, |capacity| capacity.get() as usize)
+    }
+
+    /// Whether the outstanding receive is one into a PDU's own buffer.
+    pub(crate) const fn is_lent(&self) -> bool {
+        self.lent.is_some()
+    }
+}
+
+impl<C> Socket<C> {
+    /// How many bytes a buffer is to have in the end that is given to the PDU which has started;
+    /// `None` where the next receive is better one of another kind.
+    fn room_for_rest(&self) -> Option<usize> {
+        if self.bulk.was_short {
+            return None;
+        }
+        let held = self.reader.len();
+        let len = self.framing()?.frame_len(self.reader.unread()).ok()??;
+        let earned = held.saturating_mul(2).max(self.bulk.earned as usize);
+        let allowed = self.meter.as_ref().map_or(usize::MAX, |meter| meter.bytes_left());
+        let room = len.min(earned).min(held.saturating_add(allowed));
+        (held > 0 && room > held + TAIL_LEN).then_some(room)
+    }
+
+    /// How many bytes are received where a large PDU is expected: as many as the longest had, and
+    /// a few, so that less comes than there is room for.
+    fn whole_len(&self) -> usize {
+        let allowed = self.meter.as_ref().map_or(usize::MAX, |meter| meter.bytes_left());
+        (self.bulk.earned as usize + TAIL_LEN).min(allowed).max(TAIL_LEN)
+    }
+
+    /// Whether large PDUs are expected of it, and to be told.
+    const fn is_bulky(&self) -> bool {
+        let is_cut = matches!(self.delivery, Delivery::Pdu(_));
+        self.bulk.is_on() && is_cut && matches!(self.state(), State::Connected)
+    }
+
+    /// Whether the outstanding receive stands in the way of what is wanted now.
+    pub(super) const fn is_misarmed(&self) -> bool {
+        if self.is_bulky() { self.bulk.is_many } else { self.bulk.is_lent() }
+    }
+}
+
+impl<C> Reactor<C> {
+    pub(super) fn receive<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        socket.outstanding.insert(Op::Receive);
+        self.stats.armed += 1;
+        socket.bulk.is_many = !socket.is_bulky();
+        if socket.bulk.is_many {
+            driver.receive(handle);
+        } else {
+            self.receive_large(driver, handle);
+        }
+    }
+
+    // Apart from the re-arming of small receives, which would pay for its frame.
+    #[inline(never)]
+    fn receive_large<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        let Some(room) = socket.room_for_rest() else {
+            return driver.receive_whole(handle, socket.whole_len());
+        };
+        let held = socket.reader.len();
+        let is_fitting = (room..=2 * room).contains(&socket.reader.capacity());
+        // Room is counted like bytes, but nobody has to go for the sake of room.
+        let has_room = self.buffered + 2 * room - held <= self.buffered_max;
+        if has_room && !is_fitting {
+            let former = socket.reader.move_to(self.spare.take_fitting(room));
+            self.spare.give(former);
+        } else if !has_room {
+            let former = socket.reader.move_to(Vec::with_capacity(held));
+            self.spare.give(former);
+            return driver.receive_whole(handle, TAIL_LEN);
+        }
+        let buffer = std::mem::take(&mut socket.reader).into_unread();
+        socket.bulk.lent = u32::try_from(buffer.capacity()).ok().and_then(NonZeroU32::new);
+        driver.receive_rest(handle, Rest::new(buffer, room - held));
+        self.recount(handle);
+    }
+
+    /// Has a PDU's own buffer given back, because what is to be done with it may have changed.
+    pub(crate) fn recall<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        if socket.bulk.is_lent() && !socket.cancelled.has(Op::Receive) {
+            socket.cancelled.insert(Op::Receive);
+            driver.cancel(handle, Ops::only(Op::Receive));
+        }
+    }
+}
+
+/// What may come behind a large PDU in its buffer.
+pub(crate) const TAIL_LEN: usize = 1024;
+
+/// So many small PDUs in a row, and a connection counts as one of small PDUs again.
+const PATIENCE: u8 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LARGE_LEN: usize = 1000;
+
+    /// Large PDUs are expected after one has started, and until enough small ones came in a row.
+    #[test]
+    fn patience_ends_after_small_ones_in_a_row() {
+        let mut bulk = Bulk::default();
+        assert!(!bulk.is_on());
+        bulk.start();
+        for _ in 0..3 {
+            bulk.note_pdu(LARGE_LEN + 1, LARGE_LEN);
+            for _ in 1..PATIENCE {
+                bulk.note_pdu(LARGE_LEN, LARGE_LEN);
+                assert!(bulk.is_on() && bulk.earned == 1001, "what was sent stays earned");
+            }
+        }
+        bulk.note_pdu(1, LARGE_LEN);
+        assert!(!bulk.is_on() && bulk.earned == 0);
+    }
+
+    /// A rest that came back short is not asked for again before something else has come.
+    #[test]
+    fn a_short_rest_is_found_out_about() {
+        let mut bulk = Bulk { lent: NonZeroU32::new(10), ..Bulk::default() };
+        let mut buffer = Vec::with_capacity(10);
+        buffer.push(1);
+        bulk.land(&Rest::new(buffer, 9));
+        assert!(bulk.was_short && !bulk.is_lent());
+        bulk.land(&Rest::new(Vec::with_capacity(10), 10));
+        assert!(!bulk.was_short);
+    }
+}
