@@ -195,6 +195,9 @@ fn a_path_that_cannot_be_had_is_told_without_ports() {
     }
 }
 
+/// Closes what a shell may have had opened by whoever runs the tests, and would hand down.
+const ALONE: &str = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-";
+
 /// Where descriptors are short, each program names the limit to raise.
 #[test]
 fn short_descriptors_are_answered_with_the_limit_to_raise() {
@@ -203,7 +206,8 @@ fn short_descriptors_are_answered_with_the_limit_to_raise() {
         ("echo_client", &["--backend", "epoll"], "ulimit -n 65536"),
         ("doctor", &[], "  ulimit -n 65536   # as root"),
     ] {
-        let ending = Program::start_behind("ulimit -n 4", name, arguments).finish();
+        let ending =
+            Program::start_behind(&format!("{ALONE}; ulimit -n 4"), name, arguments).finish();
         assert!((ending.stdout.clone() + &ending.stderr).contains(text), "{ending:?}");
     }
 }
