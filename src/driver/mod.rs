@@ -57,7 +57,7 @@ use crate::event::Handle;
 
 pub(crate) use auto::Auto;
 pub(crate) use endpoint::{Endpoint, View};
-pub(crate) use outgoing::{Outgoing, PLACE_LEN, Part};
+pub(crate) use outgoing::{Load, Outgoing, PLACE_LEN};
 pub(crate) use pool::Chunk;
 pub(crate) use rest::{Form, Rest};
 pub(crate) use stock::Stock;

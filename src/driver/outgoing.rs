@@ -2,7 +2,8 @@
 //! others in between.
 //!
 //! The backlog fills an [`Outgoing`], a driver sends it by way of a [`Flight`], and the reactor
-//! takes it apart for its memory. Without shared bodies it is a plain vector and costs no more.
+//! takes it apart for its memory. It is one pointer, and none where there are no bytes, so that a
+//! socket that is idle has no more of it than that; what it points at goes round.
 
 #![forbid(unsafe_code)]
 
@@ -11,16 +12,23 @@ use std::{iter, mem};
 use crate::shared::Queued;
 
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct Outgoing(Option<Box<Load>>);
+
+/// The bytes of an [`Outgoing`], and how far they are on their way.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
     pub(crate) own: Vec<u8>,
     /// In the order in which they go, so by position as well.
     parts: Vec<Part>,
     shared_len: usize,
+    /// The piece that is next, and how many of its bytes have left.
+    piece: usize,
+    offset: usize,
 }
 
 /// A shared body among the own bytes.
 #[derive(Debug)]
-pub(crate) struct Part {
+struct Part {
     /// How many of the own bytes go before it.
     position: usize,
     queued: Queued,
@@ -28,35 +36,56 @@ pub(crate) struct Part {
 
 impl Outgoing {
     pub(crate) const fn new() -> Self {
-        Self { own: Vec::new(), parts: Vec::new(), shared_len: 0 }
+        Self(None)
     }
 
-    /// Appends a shared body; `list` gives the memory of the list of them when there is none yet.
-    pub(crate) fn push(&mut self, queued: Queued, list: impl FnOnce() -> Vec<Part>) {
-        if self.parts.capacity() == 0 {
-            self.parts = list();
-        }
-        self.shared_len += queued.bytes().len();
-        self.parts.push(Part { position: self.own.len(), queued });
+    /// The own bytes, to be appended to; `load` gives memory for what there is none for yet.
+    pub(crate) fn own_mut(&mut self, load: impl FnOnce() -> Box<Load>) -> &mut Vec<u8> {
+        &mut self.0.get_or_insert_with(load).own
+    }
+
+    /// Appends a shared body; `load` gives memory for what there is none for yet.
+    pub(crate) fn push(&mut self, queued: Queued, load: impl FnOnce() -> Box<Load>) {
+        let load = self.0.get_or_insert_with(load);
+        load.shared_len += queued.bytes().len();
+        load.parts.push(Part { position: load.own.len(), queued });
     }
 
     pub(crate) const fn len(&self) -> usize {
-        self.own.len() + self.shared_len
+        match &self.0 {
+            Some(load) => load.own.len() + load.shared_len,
+            None => 0,
+        }
     }
 
     /// Memory that is kept for it alone: its own bytes, and the places of the shared bodies.
     pub(crate) const fn kept_len(&self) -> usize {
-        self.own.len() + self.parts.len() * PLACE_LEN
+        match &self.0 {
+            Some(load) => load.own.len() + load.parts.len() * PLACE_LEN,
+            None => 0,
+        }
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes it apart: the own bytes, each shared body, and the memory of the list of them.
-    pub(crate) fn dismantle(mut self, each: impl FnMut(Queued)) -> (Vec<u8>, Vec<Part>) {
-        self.parts.drain(..).map(|part| part.queued).for_each(each);
-        (self.own, self.parts)
+    /// Takes it apart: each shared body, and the memory of all else, if it has any.
+    pub(crate) fn dismantle(self, each: impl FnMut(Queued)) -> Option<Box<Load>> {
+        let mut load = self.0?;
+        if !load.parts.is_empty() {
+            load.parts.drain(..).map(|part| part.queued).for_each(each);
+            load.shared_len = 0;
+        }
+        load.own.clear();
+        Some(load)
+    }
+}
+
+impl Load {
+    /// Its memory: its own, of own bytes, and of the list of shared bodies.
+    pub(crate) const fn memory(&self) -> usize {
+        size_of::<Self>() + self.own.capacity() + self.parts.capacity() * size_of::<Part>()
     }
 
     /// Own bytes and shared bodies by turns, some of them empty; an empty one behind the last.
@@ -73,6 +102,13 @@ impl Outgoing {
     const fn pieces(&self) -> usize {
         2 * self.parts.len() + 1
     }
+
+    fn rest(&self) -> impl Iterator<Item = &[u8]> {
+        let pieces = self.piece + 1..self.pieces();
+        iter::once(&self.piece(self.piece)[self.offset..])
+            .chain(pieces.map(|piece| self.piece(piece)))
+            .filter(|piece| !piece.is_empty())
+    }
 }
 
 /// What a place of a shared body costs: an entry in the list, which doubles, and in a gather.
@@ -80,63 +116,56 @@ pub(crate) const PLACE_LEN: usize = 64;
 
 impl From<Vec<u8>> for Outgoing {
     fn from(own: Vec<u8>) -> Self {
-        Self { own, ..Self::new() }
+        Self(Some(Box::new(Load { own, ..Load::default() })))
     }
 }
 
-/// An [`Outgoing`] on its way, and how far it is.
+/// An [`Outgoing`] on its way.
 #[derive(Debug, Default)]
-pub(crate) struct Flight {
-    outgoing: Outgoing,
-    /// The piece that is next, and how many of its bytes have left.
-    piece: usize,
-    offset: usize,
-}
+pub(crate) struct Flight(Outgoing);
 
 impl Flight {
-    pub(crate) const fn new(outgoing: Outgoing) -> Self {
-        Self { outgoing, piece: 0, offset: 0 }
+    pub(crate) fn new(mut outgoing: Outgoing) -> Self {
+        if let Some(load) = &mut outgoing.0 {
+            (load.piece, load.offset) = (0, 0);
+        }
+        Self(outgoing)
     }
 
     /// What has not left yet, none of it empty.
     pub(crate) fn rest(&self) -> impl Iterator<Item = &[u8]> {
-        let pieces = self.piece + 1..self.outgoing.pieces();
-        iter::once(&self.outgoing.piece(self.piece)[self.offset..])
-            .chain(pieces.map(|piece| self.outgoing.piece(piece)))
-            .filter(|piece| !piece.is_empty())
+        self.0.0.iter().flat_map(|load| load.rest())
     }
 
     /// What has not left yet, if it is one piece.
     pub(crate) fn only_piece(&self) -> Option<&[u8]> {
-        let mut rest = self.rest();
+        let mut rest = self.0.0.as_ref()?.rest();
         rest.next().filter(|_| rest.next().is_none())
     }
 
     /// So many bytes more have left.
     pub(crate) fn advance(&mut self, mut len: usize) {
+        let Some(load) = &mut self.0.0 else { return };
         while len > 0 {
-            let left = self.outgoing.piece(self.piece).len() - self.offset;
-            assert!(
-                left > 0 || self.piece < self.outgoing.pieces(),
-                "no more leaves than there is"
-            );
+            let left = load.piece(load.piece).len() - load.offset;
+            assert!(left > 0 || load.piece < load.pieces(), "no more leaves than there is");
             if len < left {
-                self.offset += len;
+                load.offset += len;
                 return;
             }
             len -= left;
-            self.piece += 1;
-            self.offset = 0;
+            load.piece += 1;
+            load.offset = 0;
         }
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.rest().next().is_none()
+        self.0.0.as_ref().is_none_or(|load| load.rest().next().is_none())
     }
 
     /// What it carried, sent or not; nothing flies after that.
     pub(crate) fn land(&mut self) -> Outgoing {
-        mem::take(self).outgoing
+        mem::take(&mut self.0)
     }
 }
 
@@ -150,13 +179,13 @@ mod tests {
         let mut outgoing = Outgoing::new();
         let share = |outgoing: &mut Outgoing, bytes: &'static [u8]| {
             let shared = Shared::from(bytes.to_vec());
-            outgoing.push(Queued::new(&shared, ledger), Vec::new);
+            outgoing.push(Queued::new(&shared, ledger), Box::default);
         };
         share(&mut outgoing, b"one ");
-        outgoing.own.extend_from_slice(b"two ");
+        outgoing.own_mut(Box::default).extend_from_slice(b"two ");
         share(&mut outgoing, b"three ");
         share(&mut outgoing, b"four ");
-        outgoing.own.extend_from_slice(b"five");
+        outgoing.own_mut(Box::default).extend_from_slice(b"five");
         (outgoing, b"one two three four five".to_vec())
     }
 
@@ -182,8 +211,18 @@ mod tests {
     fn own_bytes_are_one_piece() {
         let flight = Flight::new(Outgoing::from(vec![7; 10]));
         assert_eq!(flight.rest().collect::<Vec<_>>(), [[7; 10]]);
-        assert_eq!(flight.outgoing.parts.capacity(), 0);
+        assert_eq!(flight.0.0.unwrap().parts.capacity(), 0);
         assert!(Flight::default().is_over());
+    }
+
+    /// What is sent again starts with its first byte.
+    #[test]
+    fn a_flight_starts_with_the_first_byte() {
+        let (outgoing, expected) = mixed();
+        let mut flight = Flight::new(outgoing);
+        flight.advance(7);
+        let flight = Flight::new(flight.land());
+        assert_eq!(flight.rest().collect::<Vec<_>>().concat(), expected);
     }
 
     /// Taken apart, an outgoing gives every body once, and its memory.
@@ -191,8 +230,9 @@ mod tests {
     fn what_was_sent_gives_its_memory_back() {
         let (outgoing, _) = mixed();
         let mut bodies = 0;
-        let (own, list) = outgoing.dismantle(|_| bodies += 1);
-        assert_eq!((bodies, &own[..], list.len()), (3, &b"two five"[..], 0));
-        assert!(list.capacity() >= 3);
+        let load = outgoing.dismantle(|_| bodies += 1).unwrap();
+        assert_eq!((bodies, load.parts.len()), (3, 0));
+        assert!(load.parts.capacity() >= 3 && load.own.capacity() >= 8);
+        assert!(Outgoing(Some(load)).is_empty());
     }
 }

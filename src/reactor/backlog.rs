@@ -72,7 +72,7 @@ impl Backlog {
 
     /// Where `len` admitted bytes are written to.
     pub(crate) fn pending(&mut self, len: usize, spare: &mut Spare) -> &mut Vec<u8> {
-        let own = &mut self.pending.own;
+        let own = self.pending.own_mut(|| spare.take_load());
         let needed = own.len() + len;
         if own.capacity() < needed {
             let mut roomier = spare.take(needed);
@@ -88,7 +88,7 @@ impl Backlog {
 
     /// Queues a shared body, which was admitted, behind what is pending.
     pub(crate) fn push(&mut self, queued: Queued, spare: &mut Spare) {
-        self.pending.push(queued, || spare.take_list());
+        self.pending.push(queued, || spare.take_load());
     }
 
     /// What to tell whoever queued something.

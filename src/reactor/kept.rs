@@ -20,7 +20,7 @@ impl<C> Reactor<C> {
         len: usize,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<SendStatus, SendError> {
-        self.admit(handle, len, len, |backlog, spare| write(backlog.pending(len, spare)))
+        self.admit(handle, len, (len, 0), |backlog, spare| write(backlog.pending(len, spare)))
     }
 
     /// Queues a shared body by reference, or a copy of a short one.
@@ -35,7 +35,7 @@ impl<C> Reactor<C> {
         }
         let ledger = self.ledger;
         let body_len = if shared.is_counted_by(ledger) { 0 } else { len };
-        self.admit(handle, len, body_len + PLACE_LEN, |backlog, spare| {
+        self.admit(handle, len, (PLACE_LEN, body_len), |backlog, spare| {
             backlog.push(Queued::new(shared, ledger), spare);
         })
     }
@@ -49,15 +49,16 @@ impl<C> Reactor<C> {
     /// Takes apart what was sent, or was given up and will not be.
     pub(crate) fn recycle(&mut self, outgoing: Outgoing) {
         let (mut freed, spare) = (0, &mut self.spare);
-        let (own, list) = outgoing.dismantle(|queued| {
+        let load = outgoing.dismantle(|queued| {
             if queued.is_only() {
                 freed += queued.bytes().len();
                 reuse(queued, spare);
             }
         });
         self.buffered -= freed;
-        self.spare.give(own);
-        self.spare.give_list(list);
+        if let Some(load) = load {
+            self.spare.give_load(load);
+        }
     }
 
     /// Counts the bytes kept for a socket anew, after they have changed.
@@ -116,17 +117,18 @@ impl<C> Reactor<C> {
         Some(handle)
     }
 
-    /// Lets `append` queue `len` bytes, if there is room for them. `charge` says how many bytes
-    /// are kept from then on that were not. The one way in, as [`recycle`](Self::recycle) is the
-    /// way out.
+    /// Lets `append` queue `len` bytes, if there is room for them. From then on so many more are
+    /// kept for the socket alone, and so many of a body. The one way in, as
+    /// [`recycle`](Self::recycle) is the way out.
     fn admit(
         &mut self,
         handle: Handle,
         len: usize,
-        charge: usize,
+        (own_len, body_len): (usize, usize),
         append: impl FnOnce(&mut Backlog, &mut Spare),
     ) -> Result<SendStatus, SendError> {
         let (buffered, max) = (self.buffered, self.sendable_max());
+        let charge = own_len + body_len;
         let socket = sendable(&mut self.sockets, handle)?;
         if len == 0 {
             return Ok(socket.backlog.status());
@@ -142,9 +144,8 @@ impl<C> Reactor<C> {
             return Err(self.refuse_crowded(handle));
         }
         socket.pulse.note_sent(self.now_ms);
-        let own_before = socket.backlog.own_queued();
         append(&mut socket.backlog, &mut self.spare);
-        socket.counted += socket.backlog.own_queued() - own_before;
+        socket.counted += own_len;
         self.buffered += charge;
         self.stats.messages_out += 1;
         if !socket.is_dirty {

@@ -1,31 +1,48 @@
 //! Memory between two uses, so that none is allocated per PDU and none is kept per connection.
 //!
 //! Two stacks of byte buffers, up to 32 KiB and larger: whoever has a few bytes to keep must not
-//! sit on a megabyte. And one of the lists in which bodies stand that are shared.
+//! sit on a megabyte. And one of the loads that pending bytes stand in, which keep their own small
+//! buffers, and the lists of the bodies that are shared.
 
 #![forbid(unsafe_code)]
 
-use crate::driver::{Part, Stock};
+use crate::driver::{Load, Stock};
 
 #[derive(Debug)]
 pub(crate) struct Spare {
-    small: Stack<u8>,
+    small: Stack<Vec<u8>>,
     large: Stock,
-    lists: Stack<Part>,
+    loads: Stack<Box<Load>>,
 }
 
-/// Last in, first out: the buffer that is still warm goes next.
+/// Last in, first out: the memory that is still warm goes next.
 #[derive(Debug)]
-struct Stack<T> {
-    buffers: Vec<Vec<T>>,
-    /// Capacity of all of them.
+struct Stack<M> {
+    memories: Vec<M>,
+    /// Of all of them.
     bytes: usize,
     bytes_max: usize,
 }
 
+trait Memory {
+    fn bytes(&self) -> usize;
+}
+
+impl Memory for Vec<u8> {
+    fn bytes(&self) -> usize {
+        self.capacity()
+    }
+}
+
+impl Memory for Box<Load> {
+    fn bytes(&self) -> usize {
+        self.memory()
+    }
+}
+
 impl Spare {
     pub(crate) const fn new(large: Stock) -> Self {
-        Self { small: Stack::new(SMALL_BYTES_MAX), large, lists: Stack::new(LISTS_BYTES_MAX) }
+        Self { small: Stack::new(SMALL_BYTES_MAX), large, loads: Stack::new(LOADS_BYTES_MAX) }
     }
 
     /// An empty buffer for about `len` bytes; it may have to grow.
@@ -53,36 +70,36 @@ impl Spare {
         }
     }
 
-    /// An empty list of shared bodies.
-    pub(crate) fn take_list(&mut self) -> Vec<Part> {
-        self.lists.pop().unwrap_or_default()
+    /// A load without bytes.
+    pub(crate) fn take_load(&mut self) -> Box<Load> {
+        self.loads.pop().unwrap_or_default()
     }
 
-    /// Keeps a list's memory, unless enough is kept already.
-    pub(crate) fn give_list(&mut self, mut list: Vec<Part>) {
-        list.clear();
-        if list.capacity() > 0 {
-            self.lists.push(list);
+    /// Keeps a load without bytes, unless enough is kept already.
+    pub(crate) fn give_load(&mut self, mut load: Box<Load>) {
+        if load.own.capacity() > SMALL_LEN {
+            self.large.give(std::mem::take(&mut load.own));
         }
+        self.loads.push(load);
     }
 }
 
-impl<T> Stack<T> {
+impl<M: Memory> Stack<M> {
     const fn new(bytes_max: usize) -> Self {
-        Self { buffers: Vec::new(), bytes: 0, bytes_max }
+        Self { memories: Vec::new(), bytes: 0, bytes_max }
     }
 
-    fn pop(&mut self) -> Option<Vec<T>> {
-        let buffer = self.buffers.pop()?;
-        self.bytes -= buffer.capacity() * size_of::<T>();
-        Some(buffer)
+    fn pop(&mut self) -> Option<M> {
+        let memory = self.memories.pop()?;
+        self.bytes -= memory.bytes();
+        Some(memory)
     }
 
-    fn push(&mut self, buffer: Vec<T>) {
-        let bytes = buffer.capacity() * size_of::<T>();
+    fn push(&mut self, memory: M) {
+        let bytes = memory.bytes();
         if self.bytes + bytes <= self.bytes_max {
             self.bytes += bytes;
-            self.buffers.push(buffer);
+            self.memories.push(memory);
         }
     }
 }
@@ -93,8 +110,9 @@ const SMALL_LEN: usize = 32 * 1024;
 /// Memory that is kept in small buffers, of one `Netlib`.
 const SMALL_BYTES_MAX: usize = 4 << 20;
 
-/// Memory that is kept in lists of shared bodies, of one `Netlib`.
-const LISTS_BYTES_MAX: usize = 2 << 20;
+/// Memory that is kept in loads, of one `Netlib`: for 25,000 receivers of one body, or of short
+/// PDUs of their own.
+const LOADS_BYTES_MAX: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -133,9 +133,9 @@ fn woven(source: &Arc<[u8]>, pieces: usize, seed: usize) -> (Outgoing, Vec<u8>) 
         expected.extend_from_slice(&bytes);
         // Two bodies in a row now and then, and one of them first.
         if piece % 3 == 1 {
-            outgoing.own.extend_from_slice(&bytes);
+            outgoing.own_mut(Box::default).extend_from_slice(&bytes);
         } else {
-            outgoing.push(Queued::new(&Shared::from(bytes), ledger), Vec::new);
+            outgoing.push(Queued::new(&Shared::from(bytes), ledger), Box::default);
         }
     }
     assert_eq!(outgoing.len(), expected.len());
