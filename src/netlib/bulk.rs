@@ -24,7 +24,7 @@ impl<A> Netlib<A> {
         let received = rest.received();
         if socket.state() != State::Connected {
             // Nobody wants it any more.
-            socket.discarded += received;
+            socket.closing().discarded += received;
             return self.reactor.spare.give(rest.into_buffer());
         }
         if received > 0 {

@@ -77,7 +77,7 @@ impl<A> Netlib<A> {
                 }
             }
             (State::Flushing | State::Lingering, Outcome::Received(chunk)) => {
-                socket.discarded += chunk.len();
+                socket.closing().discarded += chunk.len();
             }
             (State::Cancelling, outcome) if planted::has(Bug::ResultLeaked) => mem::forget(outcome),
             (State::Cancelling, _) => {}
@@ -205,9 +205,9 @@ impl<A> Netlib<A> {
     /// Nothing more will arrive. The user is told after all that has (C6).
     fn on_end(&mut self, app: &mut A, handle: Handle, reason: CloseReason) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
-        let reason = socket.broken.unwrap_or(reason);
+        let reason = socket.broken().unwrap_or(reason);
         socket.peer_finished = true;
-        socket.end = Some(reason);
+        socket.closing().end = Some(reason);
         if reason != CloseReason::PeerClosed {
             return self.on_broken(handle, reason);
         }
@@ -221,7 +221,7 @@ impl<A> Netlib<A> {
     /// Tells a connection's end, unless something is to be delivered before it.
     fn tell_end(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
-        let (State::Connected, Some(end)) = (socket.state(), socket.end) else { return };
+        let (State::Connected, Some(end)) = (socket.state(), socket.end()) else { return };
         let is_cut_off = matches!(socket.delivery, Delivery::Pdu(_));
         let has_unread = !socket.reader.is_empty() && !is_cut_off;
         let is_behind = socket.hold.keeps_back() || socket.is_deferred || has_unread;
@@ -275,13 +275,13 @@ impl<A> Netlib<A> {
 
     fn on_broken(&mut self, handle: Handle, reason: CloseReason) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
-        socket.broken = Some(reason);
+        socket.closing().broken = Some(reason);
         // Whoever paused may wait for `Event::Write`, which will not come any more. So the pause
         // ends, and what is left is told.
         socket.hold = Hold::default();
         socket.meter = None;
         if socket.peer_finished {
-            socket.end = Some(reason);
+            socket.closing().end = Some(reason);
         } else {
             self.driver.end(handle, End::Both);
         }

@@ -322,7 +322,7 @@ impl<A> Netlib<A> {
         self.reactor.recount(handle);
         // Once the last byte is out, the end that waited behind it can be told.
         let socket = self.reactor.owned(handle).ok_or(RecvError::Stale)?;
-        if socket.reader.is_empty() && socket.end.is_some() {
+        if socket.reader.is_empty() && socket.end().is_some() {
             self.reactor.defer(handle);
         }
         Ok(len)
@@ -340,7 +340,7 @@ impl<A> Netlib<A> {
     /// [`Stale`]: it was closed before.
     pub fn close(&mut self, handle: Handle) -> Result<(), Stale> {
         let socket = self.reactor.owned(handle).ok_or(Stale)?;
-        let release = match (socket.state(), socket.broken) {
+        let release = match (socket.state(), socket.broken()) {
             // It is on its way already, and gracefully.
             (State::Ending, _) => return Ok(()),
             (State::Connected, None) => Release::Flush,
@@ -387,7 +387,7 @@ impl<A> Netlib<A> {
     /// [`Stale`]: the handle was closed.
     pub fn pause_receive(&mut self, handle: Handle) -> Result<(), Stale> {
         let socket = self.reactor.owned(handle).ok_or(Stale)?;
-        socket.hold.by_user = socket.broken.is_none();
+        socket.hold.by_user = socket.broken().is_none();
         self.reactor.reconcile(&mut self.driver, handle);
         Ok(())
     }

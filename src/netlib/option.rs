@@ -190,7 +190,7 @@ impl<'n, A> SocketOptions<'n, A> {
     /// Whether nothing more will arrive: the peer has finished its side, or is gone. Close comes
     /// once what has arrived is delivered.
     pub fn has_ended(&self) -> bool {
-        self.socket().end.is_some()
+        self.socket().end().is_some()
     }
 
     /// The peer's address.

@@ -96,7 +96,7 @@ impl<A> Netlib<A> {
     ) -> TimerId {
         let timer = self.insert_timer(interval, repeat, Target::Connection(handle));
         match self.reactor.owned(handle) {
-            Some(socket) => socket.timers.push(timer),
+            Some(socket) => socket.timers.get_or_insert_default().push(timer),
             // The connection is gone, and so is its timer.
             None => drop(self.delete_timer(timer)),
         }
@@ -126,18 +126,26 @@ impl<A> Netlib<A> {
         if let Some(key) = timer.key {
             self.reactor.alarms.cancel(key);
         }
-        if let Target::Connection(handle) = timer.target
-            && let Some(socket) = self.reactor.sockets.find_mut(handle)
-        {
-            socket.timers.retain(|one| *one != name);
+        if let Target::Connection(handle) = timer.target {
+            self.forget_timer(handle, name);
         }
         Ok(())
+    }
+
+    /// A connection does not have that timer any more.
+    // Apart from the timers of no connection, which would pay for its frame.
+    #[inline(never)]
+    fn forget_timer(&mut self, handle: Handle, name: TimerId) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        if let Some(timers) = &mut socket.timers {
+            timers.retain(|one| *one != name);
+        }
     }
 
     /// Deletes the timers of a connection's object.
     pub(super) fn delete_timers_of(&mut self, handle: Handle) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
-        for timer in std::mem::take(&mut socket.timers) {
+        for timer in socket.timers.take().into_iter().flat_map(|timers| *timers) {
             // Stale says that it has fired.
             let _ = self.delete_timer(timer);
         }

@@ -193,7 +193,7 @@ impl<A> Netlib<A> {
         let release = match release {
             _ if socket.is_aborted && was_connected => Release::Reset,
             // Nothing can be flushed any more.
-            Release::Flush if socket.broken.is_some() => Release::Drop,
+            Release::Flush if socket.broken().is_some() => Release::Drop,
             release => release,
         };
         self.release(handle, release);

@@ -137,7 +137,7 @@ impl<A> Netlib<A> {
         for _ in 0..self.reactor.crowd_len() {
             let Some(handle) = self.reactor.pop_crowded() else { return };
             let Some(socket) = self.reactor.sockets.find_mut(handle) else { continue };
-            if socket.state() == State::Connected && socket.broken.is_none() {
+            if socket.state() == State::Connected && socket.broken().is_none() {
                 // If its own pending bytes are above the low mark, that one comes on top.
                 socket.backlog.take_event();
                 self.tell(app, handle, Event::Write);
@@ -158,7 +158,7 @@ impl<A> Netlib<A> {
     /// Goes on with a connection that was held back.
     pub(super) fn resume(&mut self, handle: Handle, now_ms: u64) {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
-        if !socket.reader.is_empty() || socket.end.is_some() {
+        if !socket.reader.is_empty() || socket.end().is_some() {
             self.reactor.defer(handle);
         }
         self.hear_again(handle, now_ms);

@@ -55,7 +55,7 @@ impl<C> Reactor<C> {
         match release {
             Release::Flush => {
                 socket.enter(State::Flushing, &mut self.census);
-                socket.parting = parting;
+                socket.closing().parting = parting;
                 let first_ms = parting.close_by_ms.min(parting.first_look_ms);
                 self.arm(handle, first_ms, Alarm::Close(handle));
             }
@@ -91,16 +91,17 @@ impl<C> Reactor<C> {
             return self.cut(driver, handle);
         }
         let is_flooded = socket.is_flooded();
-        let Parting { close_by_ms, linger_by_ms, left: left_before, .. } = socket.parting;
+        let parting = &mut socket.closing().parting;
+        let Parting { close_by_ms, linger_by_ms, left: left_before, .. } = *parting;
         if left == 0 || left_before == 0 {
-            socket.parting.left = left;
+            parting.left = left;
         }
         let next_ms = match left {
             0 if is_flooded => now_ms,
             0 if left_before > 0 || linger_by_ms == NEVER => {
                 // It may just now have got hold of it; its end is waited for a little longer.
-                socket.parting.linger_by_ms = now_ms.saturating_add(LINGER_MS);
-                socket.parting.linger_by_ms
+                parting.linger_by_ms = now_ms.saturating_add(LINGER_MS);
+                parting.linger_by_ms
             }
             0 => linger_by_ms,
             _ => now_ms.saturating_add(LOOK_MS),

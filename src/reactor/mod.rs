@@ -185,7 +185,7 @@ impl<C> Reactor<C> {
             let Some(socket) = self.sockets.find_mut(handle) else { continue };
             socket.is_dirty = false;
             let may_send = matches!(socket.state(), State::Connected | State::Flushing);
-            if !may_send || socket.broken.is_some() {
+            if !may_send || socket.broken().is_some() {
                 continue;
             }
             if let Some(outgoing) = socket.backlog.take() {
@@ -422,7 +422,7 @@ fn sendable<C>(
 ) -> Result<&mut Socket<C>, SendError> {
     let socket = sockets.find_mut(handle).filter(|socket| socket.is_owned());
     let socket = socket.ok_or(SendError::Stale)?;
-    match (socket.state(), socket.broken) {
+    match (socket.state(), socket.broken()) {
         (State::Connected, None) => Ok(socket),
         _ => Err(SendError::NotConnected),
     }

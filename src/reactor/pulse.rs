@@ -31,8 +31,8 @@ struct Flight {
     look_ms: u64,
     /// When there was progress the last time, as far as was looked; `NEVER` while nothing flies.
     moved_ms: u64,
-    /// What the driver said of the progress the last time.
-    progress: Option<u64>,
+    /// What the driver said of the progress the last time; `NEVER` where it has not said.
+    progress: u64,
 }
 
 /// What to do about a connection when its time has come.
@@ -107,7 +107,7 @@ impl Pulse {
     /// Bytes are in flight from now on.
     pub(crate) fn note_flight(&mut self, now_ms: u64) {
         let look_ms = now_ms.saturating_add(self.look_interval_ms());
-        self.flight = Flight { look_ms, moved_ms: now_ms, progress: None };
+        self.flight = Flight { look_ms, moved_ms: now_ms, progress: NEVER };
     }
 
     /// When progress is to be looked at; `NEVER` while nothing flies.
@@ -124,10 +124,10 @@ impl Pulse {
     /// that cannot tell is believed that there was some.
     pub(crate) fn is_stalled(&mut self, progress: Option<u64>, now_ms: u64) -> bool {
         // What was first seen may have been reached long ago, or just now.
-        if progress.is_none() || progress != self.flight.progress {
+        if progress.is_none_or(|progress| progress != self.flight.progress) {
             self.flight.moved_ms = now_ms;
         }
-        self.flight.progress = progress;
+        self.flight.progress = progress.unwrap_or(NEVER);
         self.flight.look_ms = now_ms.saturating_add(self.look_interval_ms());
         now_ms.saturating_sub(self.flight.moved_ms) >= self.rules.write_stall_ms
     }
@@ -160,7 +160,7 @@ impl Pulse {
 }
 
 impl Flight {
-    const NONE: Self = Self { look_ms: NEVER, moved_ms: NEVER, progress: None };
+    const NONE: Self = Self { look_ms: NEVER, moved_ms: NEVER, progress: NEVER };
 }
 
 /// How often progress is looked at in the span of a stall.

@@ -37,10 +37,8 @@ pub(crate) struct Socket<C> {
     pub(crate) is_aborted: bool,
     /// The peer's end of stream was seen.
     pub(crate) peer_finished: bool,
-    /// How a send failed. The connection's end follows when receiving ends.
-    pub(crate) broken: Option<CloseReason>,
-    /// The connection's end, to be told after the bytes that are held.
-    pub(crate) end: Option<CloseReason>,
+    /// `None` until something of the connection's end is known.
+    closing: Option<Box<Closing>>,
     pub(crate) reader: Reader,
     pub(crate) bulk: Bulk,
     pub(crate) backlog: Backlog,
@@ -50,7 +48,8 @@ pub(crate) struct Socket<C> {
     /// The member of a reconnect set whose connection or attempt this is.
     pub(crate) member: Option<Box<MemberKey>>,
     /// Timers that go with the connection.
-    pub(crate) timers: Vec<TimerId>,
+    #[expect(clippy::box_collection, reason = "hardly any socket has some")]
+    pub(crate) timers: Option<Box<Vec<TimerId>>>,
     /// The one alarm of the state: of connecting, of a connection's next deadline, of closing, or
     /// of a listener's rest.
     pub(crate) alarm: Option<TimerKey>,
@@ -62,9 +61,6 @@ pub(crate) struct Socket<C> {
     pub(crate) meter: Option<Box<Meter>>,
     /// Of an attempt to connect to a host.
     pub(crate) attempt: Option<Box<Attempt>>,
-    /// Bytes that came after the user was done with the socket.
-    pub(crate) discarded: usize,
-    pub(crate) parting: Parting,
     /// PDUs that reached no handler.
     pub(crate) errors: u32,
     /// Bytes kept for this socket, as they were counted last.
@@ -73,6 +69,18 @@ pub(crate) struct Socket<C> {
     pub(crate) gate: Option<Box<Gate>>,
     /// Of an accepted connection, where its listener counts: who let it in.
     pub(crate) origin: Option<Box<Origin>>,
+}
+
+/// How a connection ends.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    /// How a send failed. The connection's end follows when receiving ends.
+    pub(crate) broken: Option<CloseReason>,
+    /// The connection's end, to be told after the bytes that are held.
+    pub(crate) end: Option<CloseReason>,
+    /// Bytes that came after the user was done with the socket.
+    pub(crate) discarded: usize,
+    pub(crate) parting: Parting,
 }
 
 /// Until when a closing connection is kept, and what is known of how it goes.
@@ -239,8 +247,7 @@ impl<C> Socket<C> {
             is_crowded: false,
             is_aborted: false,
             peer_finished: false,
-            broken: None,
-            end: None,
+            closing: None,
             reader: Reader::new(),
             bulk: Bulk::default(),
             backlog: Backlog::new(backlog),
@@ -248,15 +255,13 @@ impl<C> Socket<C> {
             owner,
             user_data,
             member: None,
-            timers: Vec::new(),
+            timers: None,
             alarm: None,
             alarm_ms: NEVER,
             pulse: Pulse::new(liveness, 0),
             limits,
             meter: None,
             attempt: None,
-            discarded: 0,
-            parting: Parting::default(),
             errors: 0,
             counted: 0,
             gate: None,
@@ -266,6 +271,27 @@ impl<C> Socket<C> {
 
     pub(crate) const fn state(&self) -> State {
         self.state
+    }
+
+    /// How a send failed, if one has.
+    pub(crate) const fn broken(&self) -> Option<CloseReason> {
+        match &self.closing {
+            Some(closing) => closing.broken,
+            None => None,
+        }
+    }
+
+    /// How receiving ended, if it has.
+    pub(crate) const fn end(&self) -> Option<CloseReason> {
+        match &self.closing {
+            Some(closing) => closing.end,
+            None => None,
+        }
+    }
+
+    /// Something of the connection's end is known from now on.
+    pub(crate) fn closing(&mut self) -> &mut Closing {
+        self.closing.get_or_insert_default()
     }
 
     /// Counts the bytes that are kept for it, and for no other: parts of PDUs, room for the rest
@@ -359,7 +385,10 @@ impl<C> Socket<C> {
 
     /// Whether the peer of a closing connection has sent more than is waited for.
     pub(crate) const fn is_flooded(&self) -> bool {
-        self.discarded > DISCARDED_MAX
+        match &self.closing {
+            Some(closing) => closing.discarded > DISCARDED_MAX,
+            None => false,
+        }
     }
 
     /// Whether a receive ought to be outstanding.
@@ -370,10 +399,10 @@ impl<C> Socket<C> {
             return false;
         }
         match self.state {
-            State::Connected => !self.hold.is_on() && self.end.is_none(),
+            State::Connected => !self.hold.is_on() && self.end().is_none(),
             // What still comes is dropped. Left unread, it would turn the close into a reset,
             // and a reset may overtake what the peer has not read yet.
-            State::Flushing | State::Lingering => self.discarded <= DISCARDED_MAX,
+            State::Flushing | State::Lingering => !self.is_flooded(),
             State::Idle
             | State::Listening
             | State::Connecting
