@@ -73,15 +73,8 @@ impl Backlog {
     /// Where `len` admitted bytes are written to.
     pub(crate) fn pending(&mut self, len: usize, spare: &mut Spare) -> &mut Vec<u8> {
         let own = self.pending.own_mut(|| spare.take_load());
-        let needed = own.len() + len;
-        if own.capacity() < needed {
-            let mut roomier = spare.take(needed);
-            if roomier.capacity() > own.capacity() {
-                roomier.extend_from_slice(own);
-                spare.give(std::mem::replace(own, roomier));
-            } else {
-                spare.give(roomier);
-            }
+        if own.capacity() - own.len() < len {
+            make_room(own, len, spare);
         }
         own
     }
@@ -135,6 +128,18 @@ impl Backlog {
         }
         is_due
     }
+}
+
+/// Exchanges a buffer for one that `len` more bytes fit into, if there is a larger one.
+// Apart from the pending bytes that have room, which would pay for its frame.
+#[inline(never)]
+fn make_room(own: &mut Vec<u8>, len: usize, spare: &mut Spare) {
+    let mut roomier = spare.take(own.len() + len);
+    if roomier.capacity() > own.capacity() {
+        roomier.extend_from_slice(own);
+        std::mem::swap(own, &mut roomier);
+    }
+    spare.give(roomier);
 }
 
 #[cfg(test)]

@@ -422,10 +422,8 @@ fn sendable<C>(
 ) -> Result<&mut Socket<C>, SendError> {
     let socket = sockets.find_mut(handle).filter(|socket| socket.is_owned());
     let socket = socket.ok_or(SendError::Stale)?;
-    match (socket.state(), socket.broken()) {
-        (State::Connected, None) => Ok(socket),
-        _ => Err(SendError::NotConnected),
-    }
+    let may_send = socket.state() == State::Connected && socket.broken().is_none();
+    if may_send { Ok(socket) } else { Err(SendError::NotConnected) }
 }
 
 /// A PDU is large if it has more bytes than so many pool buffers.
