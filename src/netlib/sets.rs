@@ -339,7 +339,8 @@ impl<A> Netlib<A> {
         let wait = set.backoff.wait(*failures, &mut set.random);
         *failures = failures.saturating_add(1);
         let deadline = self.deadline(wait);
-        let alarm = Some(self.reactor.alarms.insert(deadline, Alarm::Reconnect(key)));
+        let alarm = Alarm::Reconnect { set: key.set, index: key.index };
+        let alarm = Some(self.reactor.alarms.insert(deadline, alarm));
         let until = now.saturating_add(wait);
         self.sets.enter(key, Phase::Waiting { until, alarm }, Some(end), now);
     }

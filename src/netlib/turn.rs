@@ -15,7 +15,7 @@ use crate::driver::{Completion, Driver, Op, Ops};
 use crate::error::RunError;
 use crate::event::{CloseReason, Event, Handle};
 use crate::planted::{self, Bug};
-use crate::reactor::{Alarm, Release, State};
+use crate::reactor::{Alarm, MemberKey, Release, State};
 use crate::sys;
 
 impl<A> Netlib<A> {
@@ -145,7 +145,7 @@ impl<A> Netlib<A> {
                 Alarm::Watch(handle) => self.on_watch(app, handle, now_ms),
                 Alarm::Close(handle) => self.reactor.look_at_closing(&mut self.driver, handle),
                 Alarm::Accept(handle) => self.reactor.awaken(&mut self.driver, handle),
-                Alarm::Reconnect(member) => self.attempt(app, member),
+                Alarm::Reconnect { set, index } => self.attempt(app, MemberKey { set, index }),
             }
         }
     }

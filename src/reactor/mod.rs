@@ -96,7 +96,7 @@ pub(crate) enum Alarm {
     /// A listener has rested.
     Accept(Handle),
     /// A member of a reconnect set has waited.
-    Reconnect(MemberKey),
+    Reconnect { set: Handle, index: u32 },
 }
 
 impl<C> Reactor<C> {

@@ -21,12 +21,13 @@
 pub(crate) mod model;
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 /// Names one armed timer of one [`Wheel`]; *stale* once that timer has fired or was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TimerKey {
     index: u32,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 /// Armed timers, each with a payload.
@@ -52,7 +53,7 @@ struct Entry<T> {
     /// Neighbours in the ring of the slot; the first entry's `previous` is the last one.
     next: u32,
     previous: u32,
-    generation: u32,
+    generation: NonZeroU32,
     /// `None` while vacant.
     payload: Option<T>,
 }
@@ -219,8 +220,8 @@ impl<T> Wheel<T> {
         }
         let index = u32::try_from(self.entries.len()).unwrap_or(NONE);
         assert!(index != NONE, "fewer than 2³² timers are armed at once");
-        let payload = Some(payload);
-        self.entries.push(Entry { due_ms, next: index, previous: index, generation: 0, payload });
+        let (payload, generation) = (Some(payload), NonZeroU32::MIN);
+        self.entries.push(Entry { due_ms, next: index, previous: index, generation, payload });
         index
     }
 
@@ -371,17 +372,22 @@ mod tests {
     #[test]
     fn a_stale_key_reaches_no_timer() {
         let mut wheel = Wheel::new();
-        assert_eq!(wheel.cancel(TimerKey { index: 0, generation: 0 }), None);
+        let [min, max] = [NonZeroU32::MIN, NonZeroU32::MAX];
+        assert_eq!(wheel.cancel(TimerKey { index: 0, generation: min }), None);
         let first = wheel.insert(1, 'a');
         assert_eq!(wheel.cancel(first), Some('a'));
-        assert_eq!(wheel.cancel(TimerKey { generation: 1, ..first }), None, "vacant");
-        wheel.entries[0].generation = u32::MAX;
+        assert_eq!(
+            wheel.cancel(TimerKey { generation: min.saturating_add(1), ..first }),
+            None,
+            "vacant"
+        );
+        wheel.entries[0].generation = max;
         let last = wheel.insert(1, 'b');
         assert_eq!((last.index, wheel.cancel(last)), (first.index, Some('b')));
         let next = wheel.insert(1, 'c');
         assert_ne!(next.index, first.index, "the entry has no generation left");
         assert_eq!((wheel.cancel(first), wheel.cancel(last)), (None, None));
-        assert_eq!(wheel.cancel(TimerKey { index: u32::MAX, generation: u32::MAX }), None);
+        assert_eq!(wheel.cancel(TimerKey { index: u32::MAX, generation: max }), None);
         assert!(wheel.contains(next));
     }
 }
