@@ -57,8 +57,6 @@ struct Slot {
     hung_up: bool,
     is_queued: bool,
     form: Form,
-    /// How the connection ended, as a rest has found: for the next receive.
-    end: Option<Errno>,
     flight: Flight,
     /// Bytes of all sends so far.
     sent_in_all: u64,
@@ -114,10 +112,8 @@ impl Epoll {
     fn start_receive(&mut self, handle: Handle, form: Form) {
         self.start(handle, Op::Receive);
         let slot = self.slots.expect_mut(handle);
-        slot.form = form;
-        let is_rest = matches!(slot.form, Form::Rest(_));
-        if let Some(errno) = slot.end.take_if(|_| !is_rest) {
-            self.settle(handle, Outcome::ReceiveFailed(errno));
+        if let Some(outcome) = slot.form.start(form) {
+            self.settle(handle, outcome);
         }
     }
 
@@ -196,7 +192,7 @@ impl Epoll {
                             slot.receive_whole(len, &self.stock)
                         }
                         Form::Rest(_) => slot.receive_rest(),
-                        Form::Many | Form::Taken(_) => slot.receive(&self.pool),
+                        Form::Many | Form::Taken(_) | Form::Ended(_) => slot.receive(&self.pool),
                     },
                     Op::Cancel | Op::Wake => Step::Blocked,
                 };
@@ -226,7 +222,6 @@ impl Driver for Epoll {
             hung_up: false,
             is_queued: false,
             form: Form::Many,
-            end: None,
             flight: Flight::default(),
             sent_in_all: 0,
         };
@@ -455,7 +450,7 @@ impl Slot {
     /// Receives what is there of a rest. Of an end or a failure the next receive tells.
     fn receive_rest(&mut self) -> Step {
         let Form::Rest(rest) = &mut self.form else { return Step::Blocked };
-        let wanted = rest.missing();
+        let (wanted, mut end) = (rest.missing(), None);
         match sys::receive_behind(self.socket.as_fd(), rest.buffer_mut(), wanted) {
             Ok(len) if len > 0 && len < wanted => {
                 self.readable = self.hung_up;
@@ -468,10 +463,13 @@ impl Slot {
                     return Step::Blocked;
                 }
                 Errno(libc::EINTR) => return Step::Again,
-                errno => self.end = Some(errno),
+                errno => end = Some(errno),
             },
         }
         let Some(rest) = self.form.take_rest() else { return Step::Blocked };
+        if let Some(errno) = end {
+            self.form = Form::Ended(errno);
+        }
         Step::Yield { last: true, outcome: Outcome::Filled(rest) }
     }
 

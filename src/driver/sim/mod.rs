@@ -104,8 +104,6 @@ struct Slot {
     cancelled: Ops,
     cancel_time: u64,
     form: Form,
-    /// How a rest was denied: for the next receive.
-    end: Option<Errno>,
     flight: Flight,
 }
 
@@ -178,12 +176,9 @@ impl Sim {
 
     fn start_receive(&mut self, handle: Handle, form: Form) {
         let slot = self.slots.expect_mut(handle);
-        let is_rest = matches!(form, Form::Rest(_));
-        if let Some(errno) = slot.end.take_if(|_| !is_rest) {
-            let outcome = Outcome::ReceiveFailed(errno);
+        if let Some(outcome) = slot.form.start(form) {
             return self.settled.push(Completion { handle, last: true, outcome });
         }
-        slot.form = form;
         self.start(handle, Op::Receive, Request::Operation(handle, Op::Receive));
     }
 

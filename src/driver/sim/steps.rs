@@ -99,8 +99,8 @@ impl Slot {
     pub(super) fn new(id: Id) -> Self {
         let (outstanding, entered, flight) = (Ops::NONE, Ops::NONE, Flight::default());
         let (denied, cancelled, cancel_time) = (Ops::NONE, Ops::NONE, 0);
-        let (form, end) = (Form::Many, None);
-        Self { id, outstanding, entered, denied, cancelled, cancel_time, form, end, flight }
+        let form = Form::Many;
+        Self { id, outstanding, entered, denied, cancelled, cancel_time, form, flight }
     }
 
     /// Whether an operation ends although nothing has come of it.
@@ -137,7 +137,7 @@ impl Slot {
             Op::Connect => Outcome::ConnectFailed(errno),
             Op::Receive => match self.form.take_rest() {
                 Some(rest) => {
-                    self.end = Some(errno);
+                    self.form = Form::Ended(errno);
                     Outcome::Filled(rest)
                 }
                 None => Outcome::ReceiveFailed(errno),

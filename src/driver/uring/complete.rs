@@ -191,11 +191,13 @@ impl Uring {
         }
         // A request that has bytes to tell of does not tell of the reset behind them, which the
         // kernel then takes for told.
-        slot.end = match answer.result {
-            1.. => SockRef::from(&slot.socket).peer_addr().is_err().then_some(RESET),
-            0 => None,
-            _ => Some(errno),
-        };
+        match answer.result {
+            1.. if SockRef::from(&slot.socket).peer_addr().is_err() => {
+                slot.form = Form::Ended(RESET);
+            }
+            0.. => {}
+            _ => slot.form = Form::Ended(errno),
+        }
         Some(Outcome::Filled(rest))
     }
 

@@ -78,8 +78,6 @@ struct Slot {
     sent_in_all: u64,
     /// What the receive that is outstanding goes into, or went into last.
     form: Form,
-    /// How the connection ended, where a rest took the kernel's word of it: for the next receive.
-    end: Option<Errno>,
     /// Since when a multishot receive may have missed a reset.
     run: Run,
     /// It has: the single form takes over, and knows.
@@ -140,18 +138,10 @@ impl Uring {
 
     fn start_receive(&mut self, handle: Handle, form: Form) {
         let slot = self.slots.expect_mut(handle);
-        if let Some(errno) = slot.end.take() {
-            let outcome = match form {
-                Form::Rest(rest) => {
-                    slot.end = Some(errno);
-                    Outcome::Filled(rest)
-                }
-                Form::Many | Form::Whole(_) | Form::Taken(_) => Outcome::ReceiveFailed(errno),
-            };
+        if let Some(outcome) = slot.form.start(form) {
             return self.settled.push(Completion { handle, last: true, outcome });
         }
         slot.start(Op::Receive);
-        slot.form = form;
         self.submit_receive(handle);
     }
 
@@ -170,7 +160,7 @@ impl Uring {
         };
         let entry = match &mut slot.form {
             Form::Many if is_multi => opcode::RecvMulti::new(fd, buf_ring::GROUP).build(),
-            Form::Many => one(buffer_len),
+            Form::Many | Form::Ended(_) => one(buffer_len),
             Form::Whole(_) => opcode::PollAdd::new(fd, POLL_IN).build(),
             Form::Taken(rest) => {
                 let len = u32::try_from(rest.missing()).unwrap_or(1 << 30);
@@ -357,7 +347,6 @@ impl Driver for Uring {
             gather: None,
             sent_in_all: 0,
             form: Form::Many,
-            end: None,
             run,
             is_single,
             peer: None,
