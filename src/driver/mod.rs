@@ -90,7 +90,7 @@ pub(crate) trait Driver {
     fn end(&mut self, handle: Handle, end: End);
     /// Asks those of the operations that are outstanding to end.
     fn cancel(&mut self, handle: Handle, ops: Ops);
-    /// Closes the descriptor; nothing may be outstanding.
+    /// Closes the descriptor, in the next wait at the latest; nothing may be outstanding.
     fn close(&mut self, handle: Handle);
     /// Submits what is due, waits for a completion, the waker or the timeout, and yields what
     /// there is. `None` waits without a limit.

@@ -20,9 +20,15 @@ use crate::event::Handle;
 
 pub(super) fn run(driver: &mut Uring) -> Result<(), UringError> {
     let mut exercise = Exercise { driver, pending: Vec::new(), step: "make a socket pair" };
-    exercise.receive().and_then(|()| exercise.wake()).and_then(|()| exercise.accept()).map_err(
-        |error| UringError::SelfTest { step: exercise.step, errno: Errno::from_io(&error) },
-    )
+    exercise
+        .receive()
+        .and_then(|()| exercise.wake())
+        .and_then(|()| exercise.accept())
+        .and_then(|()| exercise.close())
+        .map_err(|error| UringError::SelfTest {
+            step: exercise.step,
+            errno: Errno::from_io(&error),
+        })
 }
 
 struct Exercise<'d> {
@@ -93,6 +99,12 @@ impl Exercise<'_> {
         self.driver.close(server);
         self.driver.close(client);
         Ok(())
+    }
+
+    /// The kernel closes what was closed above, and so makes place for the first sockets.
+    fn close(&mut self) -> io::Result<()> {
+        self.step = "close";
+        self.driver.wait(Some(Duration::ZERO), &mut self.pending)
     }
 
     /// Waits for an outcome, and says whether it was the last of its operation.

@@ -14,7 +14,7 @@ mod setup;
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 use std::{fmt, io, mem};
 
@@ -224,9 +224,21 @@ impl Uring {
         self.push(entry.build().user_data(Token::new(Op::Wake, Handle::NONE).to_bits()));
     }
 
+    /// Closes a socket along with whatever else is submitted: without a system call of its own,
+    /// and with the peers of a turn woken together. No completion tells of it, so it is not in
+    /// flight either.
+    fn submit_close(&mut self, socket: OwnedFd) {
+        let entry = opcode::Close::new(Fd(socket.into_raw_fd())).build();
+        self.queue(entry.flags(squeue::Flags::SKIP_SUCCESS));
+    }
+
     /// Queues a request. It counts as in flight from here on, wherever it waits.
     fn push(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
+        self.queue(entry);
+    }
+
+    fn queue(&mut self, entry: squeue::Entry) {
         if !self.unsubmitted.is_empty() || !self.try_push(&entry) {
             self.unsubmitted.push_back(entry);
         }
@@ -313,7 +325,7 @@ impl Uring {
             self.refill();
             if self.enter(1, Some(DRAIN_WAIT)).is_err() {
                 // Whatever the kernel did not take, it does not touch.
-                return self.in_flight == self.ring.submission().len() + self.unsubmitted.len();
+                return self.in_flight <= self.ring.submission().len() + self.unsubmitted.len();
             }
             self.reap(&mut batch);
             batch.clear();
@@ -411,6 +423,7 @@ impl Driver for Uring {
     fn close(&mut self, handle: Handle) {
         let slot = self.slots.remove(handle).expect("only an adopted socket is closed");
         assert!(slot.outstanding.is_empty(), "a socket is closed with nothing outstanding (I3)");
+        self.submit_close(slot.socket);
     }
 
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
