@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::options::Options;
+use crate::sys;
 
 /// A clock that stands still until it is told to go on: for tests of timers, deadlines and
 /// heartbeats, which then take no time.
@@ -66,7 +67,8 @@ impl ManualClock {
 /// The clock of one `Netlib`. Monotonic, and zero at some time before its first timer.
 #[derive(Debug)]
 pub(crate) enum Clock {
-    Real(Instant),
+    /// Counts from what the system's clock said, in ns.
+    Real(u64),
     Manual(ManualClock),
     /// Time that goes on while it is waited for.
     #[cfg(feature = "sim")]
@@ -81,13 +83,13 @@ impl Clock {
         }
         match &options.clock {
             Some(clock) => Self::Manual(clock.clone()),
-            None => Self::Real(Instant::now()),
+            None => Self::Real(sys::monotonic_nanos()),
         }
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
         match self {
-            Self::Real(start) => start.elapsed(),
+            Self::Real(start) => Duration::from_nanos(sys::monotonic_nanos() - start),
             Self::Manual(clock) => clock.elapsed(),
             #[cfg(feature = "sim")]
             Self::Simulated(clock) => clock.elapsed(),

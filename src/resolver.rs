@@ -86,11 +86,13 @@ impl Resolver {
         true
     }
 
-    /// The answers that have come; costs nothing while there are no questions.
+    /// Whether answers may have come.
+    pub(crate) const fn is_asked(&self) -> bool {
+        self.pending > 0
+    }
+
+    /// The answers that have come.
     pub(crate) fn answers(&mut self) -> Vec<Answer> {
-        if self.pending == 0 {
-            return Vec::new();
-        }
         let answers = std::mem::take(&mut self.shared.lock().answers);
         self.pending -= answers.len();
         answers

@@ -131,11 +131,20 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
 
 /// CPU time that this thread has used.
 pub(crate) fn thread_cpu_time() -> Duration {
+    Duration::from_nanos(nanos_of(libc::CLOCK_THREAD_CPUTIME_ID))
+}
+
+/// What the system's monotonic clock says: as the standard library's `Instant`, for which every
+/// turn of a loop would do several times the arithmetic.
+pub(crate) fn monotonic_nanos() -> u64 {
+    nanos_of(libc::CLOCK_MONOTONIC)
+}
+
+fn nanos_of(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is writable for the length of the call, which cannot fail for this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    let nanos = time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs();
-    Duration::from_nanos(nanos)
+    // SAFETY: `time` is writable for the length of the call, which cannot fail for these clocks.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 /// Length of the kernel's `tcp_info` up to the end of `tcpi_bytes_acked`. The C library's own

@@ -88,6 +88,11 @@ impl Load {
         size_of::<Self>() + self.own.capacity() + self.parts.capacity() * size_of::<Part>()
     }
 
+    /// Whether it has own bytes only, as most have.
+    const fn is_plain(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// Own bytes and shared bodies by turns, some of them empty; an empty one behind the last.
     fn piece(&self, index: usize) -> &[u8] {
         let part = index / 2;
@@ -139,13 +144,22 @@ impl Flight {
 
     /// What has not left yet, if it is one piece.
     pub(crate) fn only_piece(&self) -> Option<&[u8]> {
-        let mut rest = self.0.0.as_ref()?.rest();
+        let load = self.0.0.as_ref()?;
+        if load.is_plain() {
+            return load.own.get(load.offset..).filter(|rest| !rest.is_empty());
+        }
+        let mut rest = load.rest();
         rest.next().filter(|_| rest.next().is_none())
     }
 
     /// So many bytes more have left.
     pub(crate) fn advance(&mut self, mut len: usize) {
         let Some(load) = &mut self.0.0 else { return };
+        if load.is_plain() {
+            load.offset += len;
+            assert!(load.offset <= load.own.len(), "no more leaves than there is");
+            return;
+        }
         while len > 0 {
             let left = load.piece(load.piece).len() - load.offset;
             assert!(left > 0 || load.piece < load.pieces(), "no more leaves than there is");
@@ -160,7 +174,10 @@ impl Flight {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.0.0.as_ref().is_none_or(|load| load.rest().next().is_none())
+        self.0.0.as_ref().is_none_or(|load| match load.is_plain() {
+            true => load.offset == load.own.len(),
+            false => load.rest().next().is_none(),
+        })
     }
 
     /// What it carried, sent or not; nothing flies after that.

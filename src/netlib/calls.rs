@@ -60,7 +60,7 @@ impl<A> Netlib<A> {
     {
         let limit = self.options.calls_max;
         let socket = self.reactor.sendable(handle)?;
-        let Delivery::Pdu(spec) = socket.delivery else { return Err(CallRefused::NoHeader) };
+        let Delivery::Pdu(spec) = socket.delivery() else { return Err(CallRefused::NoHeader) };
         if usize::from(spec.header_len()) != HEADER_LEN {
             return Err(CallRefused::NoHeader);
         }

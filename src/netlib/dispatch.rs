@@ -211,7 +211,7 @@ impl<A> Netlib<A> {
         if reason != CloseReason::PeerClosed {
             return self.on_broken(handle, reason);
         }
-        let waits_for_pull = socket.delivery == Delivery::Pull && !socket.reader.is_empty();
+        let waits_for_pull = socket.delivery() == Delivery::Pull && !socket.reader.is_empty();
         if waits_for_pull && !socket.hold.keeps_back() && !socket.is_deferred {
             self.tell(app, handle, Event::Read(&[]));
         }
@@ -222,7 +222,7 @@ impl<A> Netlib<A> {
     fn tell_end(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
         let (State::Connected, Some(end)) = (socket.state(), socket.end()) else { return };
-        let is_cut_off = matches!(socket.delivery, Delivery::Pdu(_));
+        let is_cut_off = matches!(socket.delivery(), Delivery::Pdu(_));
         let has_unread = !socket.reader.is_empty() && !is_cut_off;
         let is_behind = socket.hold.keeps_back() || socket.is_deferred || has_unread;
         if is_behind && !planted::has(Bug::EndBeforeBytes) {
@@ -244,10 +244,9 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         socket.backlog.land();
         socket.pulse.note_landing();
-        let is_empty = socket.backlog.queued() == 0;
-        let is_connected = socket.state() == State::Connected;
-        self.reactor.mark_dirty(handle);
-        if is_empty && is_connected {
+        if socket.backlog.has_pending() {
+            self.reactor.mark_dirty(handle);
+        } else if socket.state() == State::Connected && matches!(socket.owner, Owner::Object(_)) {
             self.tell_object(app, handle, Notice::WriteComplete);
         }
         // Whoever was told that all has left may have closed, or sent more than the low mark.
@@ -309,7 +308,7 @@ impl<A> Netlib<A> {
             if socket.hold.keeps_back() || (input.is_empty() && socket.reader.is_empty()) {
                 return self.hold(handle, input);
             }
-            match socket.delivery {
+            match socket.delivery() {
                 Delivery::Push if socket.reader.is_empty() => {
                     self.tell(app, handle, Event::Read(mem::take(&mut input)));
                 }
@@ -356,6 +355,7 @@ impl<A> Netlib<A> {
         let Some(spec) = socket.framing() else { return false };
         // Lent from outside of the table, so that a PDU borrows nothing of it (C3).
         let is_bulky = socket.bulk.is_on();
+        socket.is_recut = false;
         let mut reader = mem::take(&mut socket.reader);
         if !reader.is_empty() {
             make_room(&mut reader, &mut self.reactor.spare, input.len());
@@ -378,8 +378,8 @@ impl<A> Netlib<A> {
             if is_bulky {
                 socket.bulk.note_pdu(len, self.reactor.large_len);
             }
-            let is_same = socket.framing() == Some(spec) && !socket.hold.is_on();
-            if socket.state() != State::Connected || !is_same {
+            let is_held = socket.hold.is_on() || socket.is_recut;
+            if socket.state() != State::Connected || is_held {
                 break (false, None);
             }
         };

@@ -267,7 +267,7 @@ impl<A> Netlib<A> {
         header: Header,
         message: &impl prost::Message,
     ) -> Result<SendStatus, SendError> {
-        let max = match self.reactor.sendable(handle)?.delivery {
+        let max = match self.reactor.sendable(handle)?.delivery() {
             crate::Delivery::Pdu(spec) => spec.max(),
             crate::Delivery::Push | crate::Delivery::Pull => u32::MAX,
         };
@@ -302,7 +302,7 @@ impl<A> Netlib<A> {
     /// [`RecvError`]: nothing was copied.
     pub fn recv(&mut self, handle: Handle, space: &mut [u8]) -> Result<usize, RecvError> {
         let socket = self.reactor.owned(handle).ok_or(RecvError::Stale)?;
-        if socket.delivery != crate::Delivery::Pull {
+        if socket.delivery() != crate::Delivery::Pull {
             return Err(RecvError::NotPull);
         }
         let unread = socket.reader.unread();

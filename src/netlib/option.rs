@@ -64,7 +64,7 @@ impl<'n, A> SocketOptions<'n, A> {
             spec.validate().map_err(OptionError::Frame)?;
         }
         let socket = self.socket_mut();
-        let is_new = std::mem::replace(&mut socket.delivery, delivery) != delivery;
+        let is_new = socket.set_delivery(delivery);
         if is_new {
             // What has started may be no PDU any more; if it is one, it is noted again.
             socket.pulse.note_frame(false, false, 0);
@@ -154,7 +154,7 @@ impl<'n, A> SocketOptions<'n, A> {
 
     /// How received bytes are delivered.
     pub fn delivery(&self) -> Delivery {
-        self.socket().delivery
+        self.socket().delivery()
     }
 
     /// The limits of the pending bytes.

@@ -43,7 +43,8 @@ impl<A> Netlib<A> {
         result
     }
 
-    /// One turn, for programs that have a loop of their own. Waits at most `wait_timeout`.
+    /// One turn, for programs that have a loop of their own. Waits at most `wait_timeout`. What
+    /// callbacks ask for, be it to send or to close, is the kernel's from the next turn's beginning.
     ///
     /// # Errors
     /// As [`eventloop`](Self::eventloop).
@@ -67,8 +68,10 @@ impl<A> Netlib<A> {
         }
         self.batch = batch;
         waited.map_err(RunError::System)?;
-        for answer in self.resolver.answers() {
-            self.on_resolved(app, answer);
+        if self.resolver.is_asked() {
+            for answer in self.resolver.answers() {
+                self.on_resolved(app, answer);
+            }
         }
         // Those that are deferred meanwhile wait for the next turn.
         for _ in 0..self.reactor.deferred_count() {

@@ -22,7 +22,7 @@ impl<A> Netlib<A> {
     /// # Errors
     /// [`Stale`]: the handle was closed.
     pub fn mark_ready(&mut self, handle: Handle) -> Result<(), Stale> {
-        self.reactor.owned(handle).ok_or(Stale)?.pulse.is_ready = true;
+        self.reactor.owned(handle).ok_or(Stale)?.set_ready();
         Ok(())
     }
 

@@ -142,16 +142,12 @@ impl FrameSpec {
     ///
     /// # Errors
     /// [`FrameError`] where the length is out of the limits.
+    #[inline]
     pub fn frame_len(&self, head: &[u8]) -> Result<Option<usize>, FrameError> {
         let Some(field) = head.get(usize::from(self.offset)..self.length_end()) else {
             return Ok(None);
         };
-        let push = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
-        let value = match self.endian {
-            Endian::Big => field.iter().fold(0, push),
-            Endian::Little => field.iter().rev().fold(0, push),
-        };
-        let len = self.uncounted().saturating_add(value);
+        let len = self.uncounted().saturating_add(self.endian.number(field));
         // No frame is shorter than its header, nor empty: a reader would lend empty frames forever.
         let min = self.min.max(u32::from(self.header_len)).max(1);
         if len < u64::from(min) {
@@ -218,6 +214,24 @@ pub enum Endian {
     Big,
     /// The lowest byte first.
     Little,
+}
+
+impl Endian {
+    /// What the digits say.
+    fn number(self, digits: &[u8]) -> u64 {
+        // Nearly every protocol has four, and a loop over them would cost more than all the rest.
+        if let Ok(four) = digits.try_into() {
+            return match self {
+                Self::Big => u32::from_be_bytes(four).into(),
+                Self::Little => u32::from_le_bytes(four).into(),
+            };
+        }
+        let push = |value: u64, digit: &u8| value << 8 | u64::from(*digit);
+        match self {
+            Self::Big => digits.iter().fold(0, push),
+            Self::Little => digits.iter().rev().fold(0, push),
+        }
+    }
 }
 
 /// Which bytes a length counts.

@@ -63,14 +63,22 @@ impl Reader {
     /// [`FrameError`] as soon as the next PDU's length is known to be out of the limits of `spec`.
     /// At most the length itself was moved; the same error comes again when asked again, since no
     /// frame can be found after a bad one.
+    #[inline]
     pub fn next<'s, 'i: 's>(
         &'s mut self,
         spec: &FrameSpec,
         input: &mut &'i [u8],
     ) -> Result<Option<Pdu<'s>>, FrameError> {
-        if self.is_empty() {
-            return cut(spec, input);
-        }
+        if self.is_empty() { cut(spec, input) } else { self.next_of_carry(spec, input) }
+    }
+
+    // Apart from what is whole in the input, as most PDUs are.
+    #[inline(never)]
+    fn next_of_carry(
+        &mut self,
+        spec: &FrameSpec,
+        input: &mut &[u8],
+    ) -> Result<Option<Pdu<'_>>, FrameError> {
         let Some(len) = self.complete(spec, input)? else { return Ok(None) };
         let frame_start = self.start;
         self.start += len;

@@ -58,19 +58,21 @@ impl Backlog {
     }
 
     /// Whether `len` more bytes may be queued.
+    #[inline]
     pub(crate) fn admit(&mut self, len: usize) -> Result<(), SendError> {
         let (queued, limit) = (self.queued(), self.limits.max as usize);
+        if len <= limit.saturating_sub(queued) {
+            return Ok(());
+        }
         if len > limit {
             return Err(SendError::TooLong { len, max: limit });
         }
-        if len > limit.saturating_sub(queued) {
-            self.owes_event = true;
-            return Err(SendError::Full { queued, len, limit });
-        }
-        Ok(())
+        self.owes_event = true;
+        Err(SendError::Full { queued, len, limit })
     }
 
     /// Where `len` admitted bytes are written to.
+    #[inline]
     pub(crate) fn pending(&mut self, len: usize, spare: &mut Spare) -> &mut Vec<u8> {
         let own = self.pending.own_mut(|| spare.take_load());
         if own.capacity() - own.len() < len {

@@ -98,7 +98,7 @@ impl<C> Socket<C> {
 
     /// Whether large PDUs are expected of it, and to be told.
     const fn is_bulky(&self) -> bool {
-        let is_cut = matches!(self.delivery, Delivery::Pdu(_));
+        let is_cut = matches!(self.delivery(), Delivery::Pdu(_));
         self.bulk.is_on() && is_cut && matches!(self.state(), State::Connected)
     }
 

@@ -117,18 +117,19 @@ impl<C> Reactor<C> {
         Some(handle)
     }
 
-    /// Lets `append` queue `len` bytes, if there is room for them. From then on so many more are
-    /// kept for the socket alone, and so many of a body. The one way in, as
-    /// [`recycle`](Self::recycle) is the way out.
+    /// Lets `append` queue `len` bytes, if there is room for them. So many bytes are kept from
+    /// then on that were not: for this socket alone, and for whoever shares them. The one way in,
+    /// as [`recycle`](Self::recycle) is the way out.
+    #[inline]
     fn admit(
         &mut self,
         handle: Handle,
         len: usize,
-        (own_len, body_len): (usize, usize),
+        (own, shared): (usize, usize),
         append: impl FnOnce(&mut Backlog, &mut Spare),
     ) -> Result<SendStatus, SendError> {
-        let (buffered, max) = (self.buffered, self.sendable_max());
-        let charge = own_len + body_len;
+        let buffered = self.buffered.saturating_add(own + shared);
+        let max = self.sendable_max();
         let socket = sendable(&mut self.sockets, handle)?;
         if len == 0 {
             return Ok(socket.backlog.status());
@@ -137,16 +138,13 @@ impl<C> Reactor<C> {
             self.stats.sends_refused += u64::from(matches!(error, SendError::Full { .. }));
             return Err(error);
         }
-        if charge > max {
-            return Err(SendError::TooLong { len, max });
-        }
-        if buffered.saturating_add(charge) > max {
-            return Err(self.refuse_crowded(handle));
+        if buffered > max {
+            return Err(self.refuse_crowded(handle, len, own + shared));
         }
         socket.pulse.note_sent(self.now_ms);
         append(&mut socket.backlog, &mut self.spare);
-        socket.counted += own_len;
-        self.buffered += charge;
+        socket.counted += own;
+        self.buffered = buffered;
         self.stats.messages_out += 1;
         if !socket.is_dirty {
             socket.is_dirty = true;
@@ -155,7 +153,13 @@ impl<C> Reactor<C> {
         Ok(socket.backlog.status())
     }
 
-    fn refuse_crowded(&mut self, handle: Handle) -> SendError {
+    /// All together keep too many bytes for `charge` more.
+    #[cold]
+    fn refuse_crowded(&mut self, handle: Handle, len: usize, charge: usize) -> SendError {
+        let max = self.sendable_max();
+        if charge > max {
+            return SendError::TooLong { len, max };
+        }
         self.stats.sends_refused += 1;
         let Some(socket) = self.sockets.find_mut(handle) else { return SendError::Stale };
         if !socket.is_crowded {

@@ -180,6 +180,9 @@ impl<C> Reactor<C> {
 
     /// Gives all pending bytes of each dirty socket to the driver, as one send per socket.
     pub(crate) fn flush<D: Driver>(&mut self, driver: &mut D) {
+        if self.dirty.is_empty() {
+            return;
+        }
         let mut dirty = std::mem::take(&mut self.dirty);
         for handle in dirty.drain(..) {
             let Some(socket) = self.sockets.find_mut(handle) else { continue };
@@ -252,8 +255,15 @@ impl<C> Reactor<C> {
 
     /// Lets as many starved sockets receive again as there are buffers, first come first. Those
     /// that do not want to any more, or are gone, take nobody's turn.
-    pub(crate) fn feed<D: Driver>(&mut self, driver: &mut D, mut buffers: usize) {
+    #[inline]
+    pub(crate) fn feed<D: Driver>(&mut self, driver: &mut D, buffers: usize) {
         self.scarce_turns = self.scarce_turns.saturating_sub(1);
+        if !self.starved.is_empty() {
+            self.feed_starved(driver, buffers);
+        }
+    }
+
+    fn feed_starved<D: Driver>(&mut self, driver: &mut D, mut buffers: usize) {
         while buffers > 0
             && let Some(handle) = self.starved.pop_front()
         {
@@ -336,6 +346,9 @@ impl<C> Reactor<C> {
         let is_scarce = self.is_scarce();
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         self.buffered = self.buffered - socket.counted + socket.count();
+        if socket.is_settled() {
+            return;
+        }
         if socket.state() == State::Flushing && socket.backlog.queued() == 0 {
             if socket.peer_finished {
                 // The close says so to the peer; there is nothing to be waited for.
@@ -420,10 +433,11 @@ fn sendable<C>(
     sockets: &mut Table<Socket<C>>,
     handle: Handle,
 ) -> Result<&mut Socket<C>, SendError> {
-    let socket = sockets.find_mut(handle).filter(|socket| socket.is_owned());
-    let socket = socket.ok_or(SendError::Stale)?;
-    let may_send = socket.state() == State::Connected && socket.broken().is_none();
-    if may_send { Ok(socket) } else { Err(SendError::NotConnected) }
+    match sockets.find_mut(handle) {
+        Some(socket) if socket.may_send() => Ok(socket),
+        Some(socket) if socket.is_owned() => Err(SendError::NotConnected),
+        _ => Err(SendError::Stale),
+    }
 }
 
 /// A PDU is large if it has more bytes than so many pool buffers.

@@ -14,7 +14,7 @@ use super::backlog::Backlog;
 use super::meter::Meter;
 use super::pulse::{Due, Pulse};
 use super::timer::TimerKey;
-use crate::driver::{Family, Ops};
+use crate::driver::{Family, Op, Ops};
 use crate::event::{CloseReason, Handle, SocketState, TimerId};
 use crate::options::{BacklogLimits, Delivery, Limits, Liveness, NEVER};
 use crate::pdu::{FrameSpec, Reader};
@@ -42,7 +42,9 @@ pub(crate) struct Socket<C> {
     pub(crate) reader: Reader,
     pub(crate) bulk: Bulk,
     pub(crate) backlog: Backlog,
-    pub(crate) delivery: Delivery,
+    delivery: Delivery,
+    /// How it is cut into PDUs may have changed since this was last unset.
+    pub(crate) is_recut: bool,
     pub(crate) owner: C,
     pub(crate) user_data: u64,
     /// The member of a reconnect set whose connection or attempt this is.
@@ -131,7 +133,7 @@ pub(crate) struct MemberKey {
 }
 
 /// Where a socket is in its life. Forward only, from the top to the bottom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
     /// Its host name is being resolved.
     Idle,
@@ -252,6 +254,7 @@ impl<C> Socket<C> {
             bulk: Bulk::default(),
             backlog: Backlog::new(backlog),
             delivery,
+            is_recut: false,
             owner,
             user_data,
             member: None,
@@ -273,12 +276,33 @@ impl<C> Socket<C> {
         self.state
     }
 
+    pub(crate) const fn delivery(&self) -> Delivery {
+        self.delivery
+    }
+
+    /// Changes how received bytes are delivered; whether that is another way than before.
+    pub(crate) fn set_delivery(&mut self, delivery: Delivery) -> bool {
+        self.is_recut = true;
+        std::mem::replace(&mut self.delivery, delivery) != delivery
+    }
+
+    /// The application says that the peer is who it should be.
+    pub(crate) const fn set_ready(&mut self) {
+        self.is_recut = true;
+        self.pulse.is_ready = true;
+    }
+
     /// How a send failed, if one has.
     pub(crate) const fn broken(&self) -> Option<CloseReason> {
         match &self.closing {
             Some(closing) => closing.broken,
             None => None,
         }
+    }
+
+    /// Whether it is open, and no send has failed.
+    pub(crate) fn may_send(&self) -> bool {
+        self.state == State::Connected && self.broken().is_none()
     }
 
     /// How receiving ended, if it has.
@@ -307,8 +331,8 @@ impl<C> Socket<C> {
     }
 
     /// Whether its user has not given it up.
-    pub(crate) const fn is_owned(&self) -> bool {
-        self.state.public().is_some()
+    pub(crate) fn is_owned(&self) -> bool {
+        self.state < State::Flushing
     }
 
     /// Goes on to another state.
@@ -330,6 +354,7 @@ impl<C> Socket<C> {
 
     /// Changes what the peer may ask for; its rate counts from now on.
     pub(crate) fn set_limits(&mut self, limits: Rc<Limits>, now_ms: u64) {
+        self.is_recut = true;
         self.limits = limits;
         if self.state == State::Connected {
             self.meter = Meter::new(&self.limits, now_ms);
@@ -381,6 +406,14 @@ impl<C> Socket<C> {
     /// Whether an accept ought to be outstanding.
     pub(crate) fn wants_accept(&self) -> bool {
         self.state == State::Listening && self.alarm.is_none() && !self.hold.by_user
+    }
+
+    /// Whether it is an open connection that receives as it should: nothing needs to be done.
+    pub(crate) const fn is_settled(&self) -> bool {
+        matches!(self.state, State::Connected)
+            && self.outstanding.has(Op::Receive)
+            && self.wants_receive()
+            && !self.is_misarmed()
     }
 
     /// Whether the peer of a closing connection has sent more than is waited for.

@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use super::super::token::Token;
 use super::super::{Chunk, Completion, Family, Form, LARGE_BYTES_PER_WAIT, Op, Outcome, Rest};
-use super::Uring;
+use super::{Slot, Uring};
 use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::Feature;
@@ -54,23 +54,21 @@ impl Uring {
         }
     }
 
-    /// Whether the request that an answer belongs to is outstanding; notes it when it is over.
-    fn settle(&mut self, op: Op, answer: &Answer) -> bool {
-        let Some(slot) = self.slots.find_mut(answer.handle) else { return false };
-        let is_expected = slot.outstanding.has(op);
-        if is_expected && answer.is_last {
+    /// The slot whose outstanding request an answer belongs to, and whether that was cancelled;
+    /// notes it when it is over. `None` for an answer that nobody asked for.
+    fn settle(&mut self, op: Op, answer: &Answer) -> Option<(&mut Slot, bool)> {
+        let slot = self.slots.find_mut(answer.handle).filter(|slot| slot.outstanding.has(op))?;
+        let was_cancelled = slot.cancelled.has(op);
+        if answer.is_last {
             slot.end(op);
             self.in_flight -= 1;
         }
-        is_expected
+        Some((slot, was_cancelled))
     }
 
     fn complete_accept(&mut self, answer: &Answer) -> Option<Outcome> {
         let client = sys::accepted_descriptor(answer.result);
-        let was_cancelled = self.was_cancelled(Op::Accept, answer.handle);
-        if !self.settle(Op::Accept, answer) {
-            return None;
-        }
+        let (_, was_cancelled) = self.settle(Op::Accept, answer)?;
         if let Some(client) = client {
             return Some(Outcome::Accepted(client.into()));
         }
@@ -85,10 +83,8 @@ impl Uring {
     }
 
     fn complete_connect(&mut self, answer: &Answer) -> Option<Outcome> {
-        if !self.settle(Op::Connect, answer) {
-            return None;
-        }
-        self.slots.expect_mut(answer.handle).peer = None;
+        let (slot, _) = self.settle(Op::Connect, answer)?;
+        slot.peer = None;
         Some(match answer.result {
             0.. => Outcome::Connected,
             errno => Outcome::ConnectFailed(Errno(-errno)),
@@ -96,10 +92,27 @@ impl Uring {
     }
 
     fn complete_receive(&mut self, answer: Answer, batch: &mut Vec<Completion>) {
-        let was_cancelled = self.was_cancelled(Op::Receive, answer.handle);
-        if !self.settle(Op::Receive, &answer) {
-            return;
+        let handle = answer.handle;
+        let Some((slot, was_cancelled)) = self.settle(Op::Receive, &answer) else { return };
+        match answer {
+            // One buffer of many: what nearly every completion of a receive brings.
+            Answer { result: 1.., is_last: false, chunk: Some(chunk), has_more, .. } => {
+                if slot.run.note(has_more) && !slot.is_single {
+                    self.look_for_reset(handle);
+                }
+                let outcome = Outcome::Received(chunk);
+                batch.push(Completion { handle, last: false, outcome });
+            }
+            answer => self.complete_other_receive(answer, was_cancelled, batch),
         }
+    }
+
+    fn complete_other_receive(
+        &mut self,
+        answer: Answer,
+        was_cancelled: bool,
+        batch: &mut Vec<Completion>,
+    ) {
         let (handle, last) = (answer.handle, answer.is_last);
         let errno = Errno(-answer.result);
         let received = usize::try_from(answer.result).unwrap_or(0);
@@ -124,9 +137,6 @@ impl Uring {
         if may_retry && (self.is_probed(handle, errno) || self.is_retried(errno)) {
             self.slots.expect_mut(handle).start(Op::Receive);
             return self.submit_receive(handle);
-        }
-        if answer.result > 0 && !last {
-            self.watch_run(handle, answer.has_more);
         }
         let outcome = match (answer.result, answer.chunk) {
             (1.., Some(chunk)) => Outcome::Received(chunk),
@@ -205,17 +215,18 @@ impl Uring {
         errno.is_transient() || self.degrade(Feature::ReceiveMulti, errno)
     }
 
-    /// Whether a receive ended because [`watch_run`](Self::watch_run) asked it to.
+    /// Whether a receive ended because [`look_for_reset`](Self::look_for_reset) asked it to.
     fn is_probed(&self, handle: Handle, errno: Errno) -> bool {
         let is_single = self.slots.find(handle).is_some_and(|slot| slot.is_single);
         is_single && errno.is_cancellation()
     }
 
-    /// Looks after a multishot receive that may have missed a reset, see [`Run`]. The kernel is
-    /// asked, once an arming and not per buffer.
-    fn watch_run(&mut self, handle: Handle, has_more: bool) {
+    /// Looks after a multishot receive that may have missed a reset, see [`Run`](super::Run). The
+    /// kernel is asked, once an arming and not per buffer.
+    #[cold]
+    fn look_for_reset(&mut self, handle: Handle) {
         let slot = self.slots.expect_mut(handle);
-        if slot.run.note(has_more) && !slot.is_single && sys::is_hung_up(slot.socket.as_fd()) {
+        if sys::is_hung_up(slot.socket.as_fd()) {
             slot.is_single = true;
             self.submit_cancel(Token::new(Op::Receive, handle));
         }
@@ -223,11 +234,7 @@ impl Uring {
 
     fn complete_send(&mut self, answer: &Answer) -> Option<Outcome> {
         let handle = answer.handle;
-        let was_cancelled = self.was_cancelled(Op::Send, handle);
-        if !self.settle(Op::Send, answer) {
-            return None;
-        }
-        let slot = self.slots.expect_mut(handle);
+        let (slot, was_cancelled) = self.settle(Op::Send, answer)?;
         let errno = Errno(-answer.result);
         let sent = usize::try_from(answer.result).unwrap_or(0);
         slot.flight.advance(sent);
@@ -258,10 +265,6 @@ impl Uring {
         self.counters.wakeups += 1;
         self.waker.take();
         self.submit_wake();
-    }
-
-    fn was_cancelled(&self, op: Op, handle: Handle) -> bool {
-        self.slots.find(handle).is_some_and(|slot| slot.cancelled.has(op))
     }
 
     /// Whether an errno says that the kernel lacks the multishot form of a request, which is then
