@@ -15,6 +15,7 @@ mod setup;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread::ThreadId;
 use std::time::Duration;
 use std::{fmt, io, mem};
 
@@ -44,8 +45,11 @@ pub(crate) struct Uring {
     wake_count: ManuallyDrop<Box<u64>>,
     waker: Waker,
     features: Features,
-    /// Requests that found the submission queue full and the kernel unwilling to empty it.
+    /// Requests that found the submission queue full and the kernel unwilling to empty it, and
+    /// all that are made before the first wait.
     unsubmitted: VecDeque<squeue::Entry>,
+    /// Who made the ring, until the first wait: that is who may use it, and nobody else ever.
+    maker: Option<ThreadId>,
     gathers: SpareGathers,
     stock: Stock,
     /// Sockets with bytes for a large buffer, which wait for their turn, and how many went into
@@ -237,7 +241,7 @@ impl Uring {
     /// Queues a request. It counts as in flight from here on, wherever it waits.
     fn push(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
-        if !self.unsubmitted.is_empty() || !self.try_push(&entry) {
+        if self.maker.is_some() || !self.unsubmitted.is_empty() || !self.try_push(&entry) {
             self.unsubmitted.push_back(entry);
         }
     }
@@ -312,6 +316,10 @@ impl Uring {
 
     /// Ends every request and waits for their last completions. Whether it saw them all.
     fn drain(&mut self) -> bool {
+        if self.maker.is_some() {
+            // The kernel has been told of none.
+            return true;
+        }
         self.is_draining = true;
         let handles: Vec<Handle> = self.slots.handles().collect();
         for handle in handles {
@@ -425,6 +433,7 @@ impl Driver for Uring {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
+        self.make_mine()?;
         self.buffers.publish();
         self.serve_readable();
         self.refill();
