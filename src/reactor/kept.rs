@@ -20,7 +20,20 @@ impl<C> Reactor<C> {
         len: usize,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<SendStatus, SendError> {
-        self.admit(handle, len, len, |backlog, spare| write(backlog.pending(len, spare)))
+        let max = self.sendable_max();
+        self.admit(handle, len, (len, max), |backlog, spare| write(backlog.pending(len, spare)))
+    }
+
+    /// Queues bytes whatever all sockets together keep.
+    pub(crate) fn queue_promised(
+        &mut self,
+        handle: Handle,
+        bytes: &[u8],
+    ) -> Result<SendStatus, SendError> {
+        let len = bytes.len();
+        self.admit(handle, len, (len, usize::MAX), |backlog, spare| {
+            backlog.pending(len, spare).extend_from_slice(bytes);
+        })
     }
 
     /// Queues a shared body by reference, or a copy of a short one.
@@ -35,7 +48,8 @@ impl<C> Reactor<C> {
         }
         let ledger = self.ledger;
         let body_len = if shared.is_counted_by(ledger) { 0 } else { len };
-        self.admit(handle, len, body_len + PLACE_LEN, |backlog, spare| {
+        let charge = (body_len + PLACE_LEN, self.sendable_max());
+        self.admit(handle, len, charge, |backlog, spare| {
             backlog.push(Queued::new(shared, ledger), spare);
         })
     }
@@ -44,6 +58,11 @@ impl<C> Reactor<C> {
     /// itself, as it cannot be refused.
     pub(crate) const fn has_room(&self, len: usize) -> bool {
         self.buffered.saturating_add(len) <= self.sendable_max()
+    }
+
+    /// How many bytes more may be queued.
+    pub(crate) const fn room(&self) -> usize {
+        self.sendable_max().saturating_sub(self.buffered)
     }
 
     /// Takes apart what was sent, or was given up and will not be.
@@ -117,16 +136,16 @@ impl<C> Reactor<C> {
     }
 
     /// Lets `append` queue `len` bytes, if there is room for them. `charge` says how many bytes
-    /// are kept from then on that were not. The one way in, as [`recycle`](Self::recycle) is the
-    /// way out.
+    /// are kept from then on that were not, and how many all sockets may keep then. The one way
+    /// in, as [`recycle`](Self::recycle) is the way out.
     fn admit(
         &mut self,
         handle: Handle,
         len: usize,
-        charge: usize,
+        (charge, max): (usize, usize),
         append: impl FnOnce(&mut Backlog, &mut Spare),
     ) -> Result<SendStatus, SendError> {
-        let (buffered, max) = (self.buffered, self.sendable_max());
+        let buffered = self.buffered;
         let socket = sendable(&mut self.sockets, handle)?;
         if len == 0 {
             return Ok(socket.backlog.status());
