@@ -13,12 +13,10 @@ use std::thread;
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Request<'a> {
-    /// Bytes for a handle. Those that are *counted* were weighed against the handle's limit when
-    /// they were put in; others come from who could not look.
+    /// Bytes for a handle, for which there is room.
     Send {
         number: i32,
         bytes: &'a [u8],
-        is_counted: bool,
     },
     /// A timer, as its callback, its data and its interval.
     SetTimer {
@@ -71,7 +69,7 @@ impl Outbox {
     }
 
     /// Puts bytes in, all of them or none; whether there was room.
-    pub(crate) fn push_send(&self, number: i32, bytes: &[u8], is_counted: bool) -> bool {
+    pub(crate) fn push_send(&self, number: i32, bytes: &[u8]) -> bool {
         let Some(at) = self.claim(1 + bytes.len().div_ceil(8)) else { return false };
         let (whole, rest) = bytes.as_chunks::<8>();
         for (word, bytes) in self.words[at + 1..].iter().zip(whole) {
@@ -83,9 +81,8 @@ impl Outbox {
             let place = &self.words[at + 1 + whole.len()];
             place.store(u64::from_ne_bytes(last), Ordering::Relaxed);
         }
-        let kind = if is_counted { COUNTED } else { BLIND };
         let number = u64::from(number.unsigned_abs());
-        self.words[at].store(kind | (bytes.len() as u64) << 32 | number, Ordering::Release);
+        self.words[at].store(SEND | (bytes.len() as u64) << 32 | number, Ordering::Release);
         true
     }
 
@@ -97,45 +94,38 @@ impl Outbox {
         self.push_words(DELETE_TIMER, [callback as u64, data as u64, 0])
     }
 
-    /// Takes out what was put in before this call. `scratch` is memory to work with.
+    /// Takes out what was put in before this call. `scratch` is memory to work with. If `act`
+    /// panics, the request in hand is done with, and the others wait for the next time.
     pub(crate) fn drain(&self, scratch: &mut Vec<u8>, mut act: impl FnMut(Request<'_>)) {
-        let Span { mut head, tail } = Span::unpack(self.span.load(Ordering::Acquire));
-        while head != tail {
-            let at = place_of(head);
+        let Span { head, tail } = Span::unpack(self.span.load(Ordering::Acquire));
+        let mut drained = Drained { outbox: self, head };
+        while drained.head != tail {
+            let at = place_of(drained.head);
             let header = self.words[at].load(Ordering::Acquire);
             if header == 0 {
                 // Another thread is about to write it. What follows must not overtake it.
                 thread::yield_now();
                 continue;
             }
-            let len = self.take(at, header, scratch, &mut act);
-            for word in &self.words[at..at + len] {
-                word.store(0, Ordering::Relaxed);
-            }
-            head = head.wrapping_add(count_of(len));
+            let entry = Entry { drained: &mut drained, at, len: words_of(header) };
+            self.take(at, header, scratch, &mut act);
+            drop(entry);
         }
-        // Who claims a place after this sees that its words are zero.
-        let release = |span| {
-            let Span { tail, .. } = Span::unpack(span);
-            let left = if head == tail { Span { head: 0, tail: 0 } } else { Span { head, tail } };
-            Some(left.pack())
-        };
-        let _ = self.span.fetch_update(Ordering::AcqRel, Ordering::Acquire, release);
     }
 
-    /// Acts on one entry, and returns its length in words.
+    /// Acts on one entry.
     fn take(
         &self,
         at: usize,
         header: u64,
         scratch: &mut Vec<u8>,
         act: &mut impl FnMut(Request<'_>),
-    ) -> usize {
-        let size = (header >> 32 & SIZE_MAX) as usize;
+    ) {
+        let size = size_of(header);
         let kind = header & KINDS;
         match kind {
-            PADDING => size,
-            COUNTED | BLIND => {
+            PADDING => {}
+            SEND => {
                 let words = size.div_ceil(8);
                 if scratch.len() < words * 8 {
                     scratch.resize(words * 8, 0);
@@ -146,9 +136,7 @@ impl Outbox {
                     *place = word.load(Ordering::Relaxed).to_ne_bytes();
                 }
                 let number = i32::try_from(header & NUMBER_MAX).expect("it was one");
-                let is_counted = kind == COUNTED;
-                act(Request::Send { number, bytes: &scratch[..size], is_counted });
-                1 + words
+                act(Request::Send { number, bytes: &scratch[..size] });
             }
             _ => {
                 let word = |index: usize| self.words[at + index].load(Ordering::Relaxed);
@@ -158,7 +146,6 @@ impl Outbox {
                     SET_TIMER => Request::SetTimer { callback, data, interval_ms },
                     _ => Request::DeleteTimer { callback, data },
                 });
-                4
             }
         }
     }
@@ -203,6 +190,55 @@ impl Outbox {
     }
 }
 
+/// What has been taken out, up to `head`, is free when this goes.
+struct Drained<'a> {
+    outbox: &'a Outbox,
+    head: u32,
+}
+
+impl Drop for Drained<'_> {
+    fn drop(&mut self) {
+        let head = self.head;
+        // Who claims a place after this sees that its words are zero.
+        let release = |span| {
+            let Span { tail, .. } = Span::unpack(span);
+            let left = if head == tail { Span { head: 0, tail: 0 } } else { Span { head, tail } };
+            Some(left.pack())
+        };
+        let _ = self.outbox.span.fetch_update(Ordering::AcqRel, Ordering::Acquire, release);
+    }
+}
+
+/// The entry in hand, which is taken out when this goes.
+struct Entry<'d, 'a> {
+    drained: &'d mut Drained<'a>,
+    at: usize,
+    len: usize,
+}
+
+impl Drop for Entry<'_, '_> {
+    fn drop(&mut self) {
+        for word in &self.drained.outbox.words[self.at..self.at + self.len] {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.drained.head = self.drained.head.wrapping_add(count_of(self.len));
+    }
+}
+
+/// What a header says of its payload: how many words of padding, or bytes of a send.
+const fn size_of(header: u64) -> usize {
+    (header >> 32 & SIZE_MAX) as usize
+}
+
+/// How many words an entry has.
+const fn words_of(header: u64) -> usize {
+    match header & KINDS {
+        PADDING => size_of(header),
+        SEND => 1 + size_of(header).div_ceil(8),
+        _ => 4,
+    }
+}
+
 const fn place_of(count: u32) -> usize {
     count as usize % WORDS
 }
@@ -212,9 +248,9 @@ fn count_of(words: usize) -> u32 {
 }
 
 /// Bytes that wait at most, headers included.
-pub(crate) const OUTBOX_LEN: u32 = 256 << 10;
+const OUTBOX_LEN: u32 = 256 << 10;
 
-/// The longest send that is put in whole, in bytes.
+/// The longest send that is put in, in bytes.
 pub(crate) const SEND_MAX: usize = 64 << 10;
 
 const WORDS: usize = OUTBOX_LEN as usize / 8;
@@ -222,13 +258,14 @@ const NUMBER_MAX: u64 = i32::MAX as u64;
 const SIZE_MAX: u64 = (1 << 24) - 1;
 const KINDS: u64 = 0xFF << 56;
 const PADDING: u64 = 1 << 56;
-const COUNTED: u64 = 2 << 56;
-const BLIND: u64 = 3 << 56;
-const SET_TIMER: u64 = 4 << 56;
-const DELETE_TIMER: u64 = 5 << 56;
+const SEND: u64 = 2 << 56;
+const SET_TIMER: u64 = 3 << 56;
+const DELETE_TIMER: u64 = 4 << 56;
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
 
     fn pattern(len: usize) -> Vec<u8> {
@@ -243,13 +280,13 @@ mod tests {
         for round in 0..2000_usize {
             let bytes = pattern(round % 1900);
             let number = i32::try_from(round).unwrap() + 1;
-            assert!(outbox.push_send(number, &bytes, round % 2 == 0));
+            assert!(outbox.push_send(number, &bytes));
             assert!(outbox.push_timer(round, 7, u64::MAX));
             assert!(outbox.push_delete(8, round));
             let mut told = 0;
             outbox.drain(&mut scratch, |request| {
                 let expected = [
-                    Request::Send { number, bytes: &bytes, is_counted: round % 2 == 0 },
+                    Request::Send { number, bytes: &bytes },
                     Request::SetTimer { callback: round, data: 7, interval_ms: u64::MAX },
                     Request::DeleteTimer { callback: 8, data: round },
                 ];
@@ -273,8 +310,8 @@ mod tests {
             outbox.drain(&mut Vec::new(), |request| {
                 // What is put in meanwhile waits for the next time.
                 sent += 1;
-                assert!(outbox.push_send(sent, &pattern(sent.unsigned_abs() as usize), false));
-                let Request::Send { number, bytes, .. } = request else { return };
+                assert!(outbox.push_send(sent, &pattern(sent.unsigned_abs() as usize)));
+                let Request::Send { number, bytes } = request else { return };
                 came += 1;
                 assert_eq!(number, came);
                 assert_eq!(bytes, pattern(came.unsigned_abs() as usize));
@@ -289,17 +326,39 @@ mod tests {
         let outbox = Box::new(Outbox::new());
         let bytes = pattern(SEND_MAX);
         let mut taken = 0;
-        while outbox.push_send(1, &bytes, false) {
+        while outbox.push_send(1, &bytes) {
             taken += 1;
         }
         assert_eq!(taken, 3, "256 KiB hold three of 64 KiB with their headers");
         let mut out = 0;
         outbox.drain(&mut Vec::new(), |request| {
-            assert_eq!(request, Request::Send { number: 1, bytes: &bytes, is_counted: false });
+            assert_eq!(request, Request::Send { number: 1, bytes: &bytes });
             out += 1;
         });
         assert_eq!(out, taken);
-        assert!(outbox.push_send(1, &bytes, false), "there is room again");
+        assert!(outbox.push_send(1, &bytes), "there is room again");
+    }
+
+    /// A panic takes the request in hand with it, and neither those before nor those behind.
+    #[test]
+    fn a_panic_costs_one_request() {
+        let outbox = Box::new(Outbox::new());
+        for data in 0..5 {
+            assert!(outbox.push_delete(9, data));
+        }
+        let mut done = Vec::new();
+        while !outbox.is_empty() {
+            let drained = catch_unwind(AssertUnwindSafe(|| {
+                outbox.drain(&mut Vec::new(), |request| {
+                    let Request::DeleteTimer { data, .. } = request else { unreachable!() };
+                    assert_ne!(data, 2, "on purpose");
+                    done.push(data);
+                });
+            }));
+            assert_eq!(drained.is_err(), done == [0, 1]);
+        }
+        assert_eq!(done, [0, 1, 3, 4]);
+        assert!(outbox.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
     }
 
     /// Threads that put in at once lose nothing, and each keeps its own order.
