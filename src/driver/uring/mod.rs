@@ -45,8 +45,7 @@ pub(crate) struct Uring {
     wake_count: ManuallyDrop<Box<u64>>,
     waker: Waker,
     features: Features,
-    /// Requests that found the submission queue full and the kernel unwilling to empty it, and
-    /// all that are made before the first wait.
+    /// Requests from before the first wait, and those for which the submission queue was full.
     unsubmitted: VecDeque<squeue::Entry>,
     /// Who made the ring, until the first wait: that is who may use it, and nobody else ever.
     maker: Option<ThreadId>,
@@ -317,8 +316,7 @@ impl Uring {
     /// Ends every request and waits for their last completions. Whether it saw them all.
     fn drain(&mut self) -> bool {
         if self.maker.is_some() {
-            // The kernel has been told of none.
-            return true;
+            return true; // The kernel has been told of none.
         }
         self.is_draining = true;
         let handles: Vec<Handle> = self.slots.handles().collect();
@@ -326,18 +324,20 @@ impl Uring {
             self.cancel(handle, Ops::ALL);
         }
         self.submit_cancel(Token::new(Op::Wake, Handle::NONE));
-        let mut batch = Vec::new();
-        for _ in 0..DRAIN_WAITS {
+        let (mut batch, mut waits) = (Vec::new(), 0);
+        while waits < DRAIN_WAITS {
             self.refill();
             if self.enter(1, Some(DRAIN_WAIT)).is_err() {
                 // Whatever the kernel did not take, it does not touch.
                 return self.in_flight == self.ring.submission().len() + self.unsubmitted.len();
             }
+            let before = self.in_flight;
             self.reap(&mut batch);
             batch.clear();
             if self.in_flight == 0 {
                 return true;
             }
+            waits += u32::from(self.in_flight >= before);
         }
         false
     }
@@ -570,7 +570,7 @@ impl fmt::Debug for Uring {
 
 const POLL_IN: u32 = libc::POLLIN.cast_unsigned() as u32;
 
-/// How long a dropped driver waits for its requests to end, in steps: 2 s in all.
+/// How long a dropped driver waits for the next of its requests to end, in steps: 2 s in all.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);
 const DRAIN_WAITS: u32 = 100;
 

@@ -174,3 +174,34 @@ const COMPLETIONS_PER_ENTRY: u32 = 4;
 
 /// The smallest queue that is tried when memory is short.
 const ENTRIES_MIN: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::super::super::{Driver, Family};
+    use super::*;
+    use crate::event::Handle;
+
+    /// All requests are waited for when the ring goes, also where their ends come a few at a time.
+    #[test]
+    fn many_requests_end_before_the_ring_goes() {
+        let Ok(mut driver) = Uring::new(&Options::new()) else {
+            return println!("SKIPPED: there is no io_uring");
+        };
+        let (near, _far) = UnixStream::pair().unwrap();
+        // The kernel hands out the ends of deferred requests by twenty.
+        for index in 0..2500 {
+            let Ok(near) = near.try_clone() else {
+                return println!("SKIPPED: too few descriptors");
+            };
+            let handle = Handle::new(index, 1);
+            driver.adopt(OwnedFd::from(near).into(), Family::Unix, handle).unwrap();
+            driver.receive(handle);
+        }
+        driver.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+        assert!(driver.drain(), "{driver:?}");
+    }
+}
