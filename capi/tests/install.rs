@@ -34,6 +34,8 @@ fn a_program_is_built_by_what_pkg_config_says() {
         .args(["-c", script])
         .current_dir(root)
         .env("PREFIX", &prefix)
+        // Cargo's own has the library as well.
+        .env_remove("LD_LIBRARY_PATH")
         .env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"))
         .output()
         .unwrap();
