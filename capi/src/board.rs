@@ -13,15 +13,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::foreign::Failure;
 use crate::numbers::{INDEX_BITS, PLACES_MAX, index_of};
 
-/// A cell for each place of a handle's number, and what all share.
+/// A cell for each place of a handle's number.
 pub(crate) struct Board {
     cells: [AtomicU64; PLACES_MAX],
     /// For a socket that is listed: who was listed before it, as a place and one; 0 for nobody.
     listed_before: [AtomicU32; PLACES_MAX],
     /// Who was listed last.
     listed_last: AtomicU32,
-    /// What all sockets together may take.
-    total: AtomicU64,
 }
 
 /// What can be done with a socket.
@@ -59,20 +57,12 @@ struct Cell {
     room: u32,
 }
 
-/// The same for all sockets together, in 20 and 44 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Total {
-    boxed: u64,
-    room: u64,
-}
-
 impl Board {
     pub(crate) const fn new() -> Self {
         Self {
             cells: [const { AtomicU64::new(0) }; PLACES_MAX],
             listed_before: [const { AtomicU32::new(0) }; PLACES_MAX],
             listed_last: AtomicU32::new(0),
-            total: AtomicU64::new(0),
         }
     }
 
@@ -105,33 +95,25 @@ impl Board {
         });
         let before = before.unwrap_or(Cell::unpack(0));
         match before.standing {
-            Standing::Closed => return Err(libc::EBADF),
-            Standing::Unconnected => return Err(libc::ENOTCONN),
-            Standing::Ended => return Err(libc::EPIPE),
-            Standing::Open => {}
+            Standing::Closed => Err(libc::EBADF),
+            Standing::Unconnected => Err(libc::ENOTCONN),
+            Standing::Ended => Err(libc::EPIPE),
+            Standing::Open => Ok(before.may_take(len, way) as usize),
         }
-        let taken = before.may_take(len, way);
-        if taken == 0 {
-            return Ok(0);
-        }
-        let shared = self.take_of_total(taken, way);
-        if shared < taken {
-            self.give_back_own(number, taken - shared, way);
-        }
-        Ok(shared as usize)
     }
 
     /// Gives back what was taken for the outbox and did not get in.
     pub(crate) fn give_back(&self, number: i32, len: usize) {
-        self.give_back_own(number, small(len), Way::Outbox);
-        let len = len as u64;
-        self.change_total(|total| Total { boxed: total.boxed - len, room: total.room + len });
+        let len = small(len);
+        self.change_own(number, |cell| {
+            let room = (cell.room + len).min(ROOM_MAX);
+            Some(Cell { boxed: cell.boxed.saturating_sub(len), room, ..cell })
+        });
     }
 
     /// What was taken has come out of the outbox. The room that is left, as far as the board knows.
     pub(crate) fn land(&self, number: i32, len: usize) -> usize {
         let boxed = small(len);
-        self.change_total(|total| Total { boxed: total.boxed - len as u64, ..total });
         let before = self.change_own(number, |cell| {
             Some(Cell { boxed: cell.boxed.saturating_sub(boxed), ..cell })
         });
@@ -144,17 +126,6 @@ impl Board {
         self.change_own(number, |cell| {
             Some(Cell { room: room.saturating_sub(cell.boxed), ..cell })
         });
-    }
-
-    /// All sockets together have room for so many bytes, those in the outbox included.
-    pub(crate) fn renew_total(&self, room: usize) {
-        let room = (room as u64).min(TOTAL_MAX);
-        self.change_total(|total| Total { room: room.saturating_sub(total.boxed), ..total });
-    }
-
-    pub(crate) fn total_room(&self) -> usize {
-        let total = Total::unpack(self.total.load(Ordering::Acquire));
-        usize::try_from(total.room).unwrap_or(usize::MAX)
     }
 
     /// Notes that somebody was told that there is no room for all. Whether it is news.
@@ -206,26 +177,6 @@ impl Board {
         before.is_some_and(|cell| cell.is_refused)
     }
 
-    fn give_back_own(&self, number: i32, len: u32, way: Way) {
-        let boxed = if way == Way::Outbox { len } else { 0 };
-        self.change_own(number, |cell| {
-            let room = (cell.room + len).min(ROOM_MAX);
-            Some(Cell { boxed: cell.boxed.saturating_sub(boxed), room, ..cell })
-        });
-    }
-
-    fn take_of_total(&self, len: u32, way: Way) -> u32 {
-        let taken = |total: Total| match way {
-            Way::Outbox => u64::from(len).min(total.room).min(TOTAL_BOXED_MAX - total.boxed),
-            Way::Direct => u64::from(len).min(total.room),
-        };
-        let before = self.change_total(|total| {
-            let boxed = if way == Way::Outbox { taken(total) } else { 0 };
-            Total { boxed: total.boxed + boxed, room: total.room - taken(total) }
-        });
-        u32::try_from(taken(before)).expect("at most the length")
-    }
-
     /// Changes the cell of a number, if it is that number's. What it was, if so.
     fn change_own(&self, number: i32, change: impl Fn(Cell) -> Option<Cell>) -> Option<Cell> {
         let turn = turn_of(number);
@@ -240,12 +191,6 @@ impl Board {
         let change = |bits| change(Cell::unpack(bits)).map(Cell::pack);
         let before = cell.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
         Cell::unpack(before.unwrap_or_else(|same| same))
-    }
-
-    fn change_total(&self, change: impl Fn(Total) -> Total) -> Total {
-        let change = |bits| Some(change(Total::unpack(bits)).pack());
-        let before = self.total.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
-        Total::unpack(before.unwrap_or_else(|same| same))
     }
 }
 
@@ -297,16 +242,6 @@ impl Cell {
     }
 }
 
-impl Total {
-    const fn pack(self) -> u64 {
-        self.boxed << 44 | self.room
-    }
-
-    const fn unpack(bits: u64) -> Self {
-        Self { boxed: bits >> 44, room: bits & TOTAL_MAX }
-    }
-}
-
 const fn turn_of(number: i32) -> u32 {
     number.cast_unsigned() >> INDEX_BITS
 }
@@ -318,8 +253,6 @@ fn small(len: usize) -> u32 {
 
 const ROOM_MAX: u32 = (1 << 30) - 1;
 const BOXED_MAX: u32 = (1 << 19) - 1;
-const TOTAL_MAX: u64 = (1 << 44) - 1;
-const TOTAL_BOXED_MAX: u64 = (1 << 20) - 1;
 
 #[cfg(test)]
 mod tests {
@@ -331,9 +264,8 @@ mod tests {
     const LATER: i32 = 6 << INDEX_BITS | 3;
     const OTHER: i32 = 1 << INDEX_BITS | 4;
 
-    /// A board with room for a thousand bytes on one socket, and more in all.
+    /// A board with room for a thousand bytes on one socket.
     fn prepared(board: &'static Board) -> &'static Board {
-        board.renew_total(5000);
         board.open(ONE, Standing::Open, 1000);
         board
     }
@@ -356,22 +288,9 @@ mod tests {
         assert_eq!(board.take(ONE, 700, Way::Outbox), Ok(600));
         assert_eq!(board.land(ONE, 600), 0);
         board.renew(ONE, 50);
-        assert_eq!((board.take(ONE, 60, Way::Outbox), board.total_room()), (Ok(50), 3950));
+        assert_eq!(board.take(ONE, 60, Way::Outbox), Ok(50));
         board.renew(ONE, 70);
         assert_eq!(board.take(ONE, 60, Way::Outbox), Ok(20), "the rest is in the outbox");
-    }
-
-    /// All sockets together take no more than there is, and what one does not get it keeps.
-    #[test]
-    fn the_total_is_shared() {
-        static BOARD: Board = Board::new();
-        let board = prepared(&BOARD);
-        board.open(OTHER, Standing::Open, 9000);
-        assert_eq!(board.take(OTHER, 4800, Way::Direct), Ok(4800));
-        assert_eq!(board.take(ONE, 300, Way::Outbox), Ok(200));
-        assert_eq!(board.take(ONE, 300, Way::Outbox), Ok(0));
-        board.renew_total(1200);
-        assert_eq!(board.take(ONE, 1000, Way::Outbox), Ok(800), "its own room is whole");
     }
 
     /// A number that is not open takes nothing, and is told why.
@@ -438,8 +357,6 @@ mod tests {
             }
         });
         board.renew(ONE, 1000);
-        board.renew_total(5000);
         assert_eq!(board.take(ONE, 2000, Way::Outbox), Ok(1000));
-        assert_eq!(board.total_room(), 4000);
     }
 }

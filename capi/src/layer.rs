@@ -33,8 +33,6 @@ pub(crate) struct Layer {
     /// Handles that were refused, and are told when there is room; the first one is first.
     refused: VecDeque<i32>,
     send_bytes_max: usize,
-    /// What all together may send while nothing waits.
-    total_bytes_max: usize,
     /// Sockets are told, but neither timers nor loop callbacks are.
     pub(crate) is_winding_down: bool,
     /// All sockets are closed, and neither timers nor loop callbacks are told any more.
@@ -80,8 +78,7 @@ enum State {
 
 impl Layer {
     pub(crate) fn new(net: &Netlib<Self>, send_bytes_max: usize) -> Self {
-        let total_bytes_max = net.sendable_bytes();
-        BOARD.renew_total(total_bytes_max);
+        OUTBOX.set_room(net.sendable_bytes());
         Self {
             sockets: Numbers::new(),
             timers: Timers::default(),
@@ -89,7 +86,6 @@ impl Layer {
             ended: VecDeque::new(),
             refused: VecDeque::new(),
             send_bytes_max,
-            total_bytes_max,
             is_winding_down: false,
             is_mute: false,
             has_given_up: false,
@@ -158,7 +154,7 @@ impl Layer {
         {
             BOARD.renew(number, self.send_bytes_max.saturating_sub(options.pending_bytes()));
         }
-        BOARD.renew_total(net.sendable_bytes());
+        OUTBOX.set_room(net.sendable_bytes());
     }
 
     /// Takes as many bytes as there is room for, past the outbox and behind what is in it.
@@ -170,7 +166,8 @@ impl Layer {
     ) -> Result<usize, Failure> {
         self.apply(net);
         self.renew(net, number);
-        let taken = BOARD.take(number, bytes.len(), Way::Direct)?;
+        let total = net.sendable_bytes().saturating_sub(OUTBOX.len());
+        let taken = BOARD.take(number, bytes.len().min(total), Way::Direct)?;
         if taken < bytes.len() {
             BOARD.refuse(number);
         }
@@ -181,6 +178,7 @@ impl Layer {
                 Err(SendError::Stale | SendError::NotConnected) => return Err(libc::EPIPE),
                 Err(error) => unreachable!("room was taken for it: {error}"),
             }
+            OUTBOX.set_room(net.sendable_bytes());
         }
         Ok(taken)
     }
@@ -300,9 +298,6 @@ impl Layer {
             Request::DeleteTimer { callback, data } => self.drop_timer(net, (callback, data)),
         });
         self.scratch = scratch;
-        if BOARD.total_room() < self.total_bytes_max / 2 {
-            BOARD.renew_total(net.sendable_bytes());
-        }
     }
 
     /// Closes all sockets, flushing what was sent, and tells nobody.
@@ -322,6 +317,8 @@ impl Layer {
                 Ok(_) | Err(SendError::Stale | SendError::NotConnected) => {}
                 Err(error) => unreachable!("room was taken for it: {error}"),
             }
+            // While these bytes are still counted in the outbox: rather too little than too much.
+            OUTBOX.set_room(net.sendable_bytes());
         }
         if BOARD.land(number, bytes.len()) < self.send_bytes_max / 2 {
             self.renew(net, number);

@@ -25,7 +25,7 @@ use crate::board::Board;
 use crate::config;
 use crate::foreign::{Failure, blocked_signals};
 use crate::layer::{Layer, Target};
-use crate::outbox::{Outbox, Request};
+use crate::outbox::Outbox;
 use crate::timers::Key;
 
 /// A callback of the program. An exception that leaves it ends the process.
@@ -153,11 +153,7 @@ pub(crate) fn end() -> Result<(), Refusal> {
     // Whoever took the address before wakes the loop for the last time.
     await_visitors();
     // Bytes of sockets that are gone, and timers of this life.
-    OUTBOX.drain(&mut Vec::new(), |request| {
-        if let Request::Send { number, bytes } = request {
-            BOARD.land(number, bytes.len());
-        }
-    });
+    OUTBOX.drain(&mut Vec::new(), |_| ());
     if !remote.is_null() {
         // SAFETY: `start` made the box; nobody has the address any more.
         drop(unsafe { Box::from_raw(remote) });

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 
 /// What is asked for.
@@ -38,6 +38,9 @@ pub(crate) struct Outbox {
     /// one number, so that an empty ring can start from its beginning again, which keeps those few
     /// words in the core's cache.
     span: AtomicU64,
+    /// Words that may be claimed by sends. The sockets have room for so many in all: those that
+    /// are claimed are promised.
+    promised_max: AtomicU32,
 }
 
 /// The words that are claimed. Both count on and wrap; places are what is left by `WORDS`.
@@ -60,7 +63,11 @@ impl Span {
 
 impl Outbox {
     pub(crate) const fn new() -> Self {
-        Self { words: [const { AtomicU64::new(0) }; WORDS], span: AtomicU64::new(0) }
+        Self {
+            words: [const { AtomicU64::new(0) }; WORDS],
+            span: AtomicU64::new(0),
+            promised_max: AtomicU32::new(0),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -68,9 +75,24 @@ impl Outbox {
         span.head == span.tail
     }
 
+    /// Bytes that are waiting, or will in a moment, or somewhat less: headers count as well.
+    pub(crate) fn len(&self) -> usize {
+        let span = Span::unpack(self.span.load(Ordering::Acquire));
+        span.tail.wrapping_sub(span.head) as usize * 8
+    }
+
+    /// There is room for so many bytes, for all sockets together, once those that wait are sent.
+    /// Only the owner knows, and what it does not know is not promised.
+    pub(crate) fn set_room(&self, bytes: usize) {
+        let words = u32::try_from(bytes / 8).unwrap_or(u32::MAX);
+        self.promised_max.store(words, Ordering::Release);
+    }
+
     /// Puts bytes in, all of them or none; whether there was room.
     pub(crate) fn push_send(&self, number: i32, bytes: &[u8]) -> bool {
-        let Some(at) = self.claim(1 + bytes.len().div_ceil(8)) else { return false };
+        let max = self.promised_max.load(Ordering::Acquire) as usize;
+        let len = 1 + bytes.len().div_ceil(8);
+        let Some(at) = self.claim(len, max.min(WORDS)) else { return false };
         let (whole, rest) = bytes.as_chunks::<8>();
         for (word, bytes) in self.words[at + 1..].iter().zip(whole) {
             word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
@@ -151,7 +173,7 @@ impl Outbox {
     }
 
     fn push_words(&self, kind: u64, payload: [u64; 3]) -> bool {
-        let Some(at) = self.claim(1 + payload.len()) else { return false };
+        let Some(at) = self.claim(1 + payload.len(), WORDS) else { return false };
         for (word, value) in self.words[at + 1..].iter().zip(payload) {
             word.store(value, Ordering::Relaxed);
         }
@@ -159,8 +181,9 @@ impl Outbox {
         true
     }
 
-    /// The place of an entry of so many words, which nobody else writes to.
-    fn claim(&self, words: usize) -> Option<usize> {
+    /// The place of an entry of so many words, which nobody else writes to, if no more than `max`
+    /// are claimed with it.
+    fn claim(&self, words: usize, max: usize) -> Option<usize> {
         let mut span = self.span.load(Ordering::Acquire);
         loop {
             let Span { head, tail } = Span::unpack(span);
@@ -168,7 +191,7 @@ impl Outbox {
             // An entry does not straddle the end.
             let padding = if words > WORDS - at { WORDS - at } else { 0 };
             let claimed = padding + words;
-            if tail.wrapping_sub(head) as usize + claimed > WORDS {
+            if tail.wrapping_sub(head) as usize + claimed > max {
                 return None;
             }
             let next = Span { head, tail: tail.wrapping_add(count_of(claimed)) };
@@ -272,10 +295,16 @@ mod tests {
         (0..len).map(|at| (at % 251).to_le_bytes()[0]).collect()
     }
 
+    fn with_room() -> Box<Outbox> {
+        let outbox = Box::new(Outbox::new());
+        outbox.set_room(usize::MAX);
+        outbox
+    }
+
     /// What is put in comes out as it was, in that order.
     #[test]
     fn requests_come_out_in_order_and_whole() {
-        let outbox = Box::new(Outbox::new());
+        let outbox = with_room();
         let mut scratch = Vec::new();
         for round in 0..2000_usize {
             let bytes = pattern(round % 1900);
@@ -303,7 +332,7 @@ mod tests {
     /// A ring that is never empty goes on from its end to its beginning.
     #[test]
     fn requests_come_out_whole_across_the_end() {
-        let outbox = Box::new(Outbox::new());
+        let outbox = with_room();
         let (mut sent, mut came) = (0, 0);
         assert!(outbox.push_timer(0, 0, 0), "the first one");
         for _ in 0..2000 {
@@ -323,7 +352,7 @@ mod tests {
     /// A full ring takes nothing, and everything that it took before is still there.
     #[test]
     fn a_full_ring_refuses_whole_requests() {
-        let outbox = Box::new(Outbox::new());
+        let outbox = with_room();
         let bytes = pattern(SEND_MAX);
         let mut taken = 0;
         while outbox.push_send(1, &bytes) {
@@ -339,10 +368,24 @@ mod tests {
         assert!(outbox.push_send(1, &bytes), "there is room again");
     }
 
+    /// Sends are taken as far as there is room for all; timers are not kept from coming.
+    #[test]
+    fn sends_wait_for_room_in_all() {
+        let outbox = Box::new(Outbox::new());
+        assert!(!outbox.push_send(1, b"hello",), "no room is known of");
+        outbox.set_room(40);
+        assert!(outbox.push_send(1, b"sixteen of bytes"));
+        assert!(!outbox.push_send(1, b"sixteen of bytes"), "those that wait count");
+        assert!(outbox.push_delete(1, 2));
+        assert!(outbox.len() >= 16);
+        outbox.drain(&mut Vec::new(), |_| ());
+        assert!(outbox.push_send(1, b"sixteen of bytes"));
+    }
+
     /// A panic takes the request in hand with it, and neither those before nor those behind.
     #[test]
     fn a_panic_costs_one_request() {
-        let outbox = Box::new(Outbox::new());
+        let outbox = with_room();
         for data in 0..5 {
             assert!(outbox.push_delete(9, data));
         }
@@ -365,7 +408,7 @@ mod tests {
     #[test]
     fn threads_share_the_ring() {
         const COUNT: u64 = 20_000;
-        let outbox = Box::new(Outbox::new());
+        let outbox = with_room();
         let mut next = [0; 3];
         thread::scope(|scope| {
             for thread in 0..3 {
