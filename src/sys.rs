@@ -21,8 +21,10 @@ pub(crate) fn event_descriptor(is_blocking: bool) -> io::Result<OwnedFd> {
 pub(crate) fn signal_event(event: BorrowedFd<'_>) {
     let one = 1u64.to_ne_bytes();
     // The count can only overflow after 2⁶⁴ wake-ups, and then the event is signalled anyway.
+    let (fd, address) = (event.as_raw_fd(), one.as_ptr());
+    // The call itself, as the C library's `write` is a point where a thread may be cancelled.
     // SAFETY: `one` is eight readable bytes for the length of the call.
-    unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    unsafe { libc::syscall(libc::SYS_write, fd, address, one.len()) };
 }
 
 /// Sets a non-blocking event descriptor back to zero.

@@ -256,6 +256,29 @@ fn the_sum_of_pending_bytes_is_limited() {
     });
 }
 
+/// What was promised while there was room is queued although what is kept has grown since, and
+/// only the socket's own limit refuses it.
+#[test]
+fn a_promise_is_kept_whatever_is_kept_by_then() {
+    on_every_backend(|lane| {
+        let options = lane.options().buffered_bytes_max(8 << 20);
+        let limits = BacklogLimits { low: 0, high: 7 << 20, max: 7 << 20 };
+        let mut world = World::with(options.backlog(limits));
+        let (_, address) = world.listen();
+        let (_idle, full) = world.accepted_peer(address);
+        let (mut peer, promised) = world.accepted_peer(address);
+        assert_eq!(world.net.sendable_bytes(), 7 << 20);
+        world.net.send(full, &vec![0; 7 << 20]).unwrap();
+        assert_eq!(world.net.sendable_bytes(), 0);
+        world.net.send(promised, b"x").unwrap_err();
+        world.net.send_promised(promised, b"hello").unwrap();
+        assert_eq!(world.net.stats().buffered_bytes, (7 << 20) + 5);
+        let refused = world.net.send_promised(full, b"x");
+        assert_eq!(refused, Err(SendError::Full { queued: 7 << 20, len: 1, limit: 7 << 20 }));
+        assert_eq!(world.read(&mut peer, 5), b"hello");
+    });
+}
+
 /// Beginnings of PDUs are kept up to the sum; when it is full, whoever keeps the most has to go,
 /// and not who comes last.
 #[test]

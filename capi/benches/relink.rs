@@ -1,11 +1,13 @@
 //! What relinking gains: the C++ example `pdu_echo`, linked with this library and with a stand-in
 //! for the original of netlib, under the same load; and what the C surface costs on top of Rust's.
 //!
-//! `cargo bench -p uring-netlib-capi` takes about half a minute. Each server is a process on one
-//! core and the load on another. The load keeps a number of PDUs in flight on each of 1000
-//! connections and checks every answer. The servers take turns; medians are told. The server's time
-//! per PDU is the figure to trust: PDUs per second depend on the load and on who else uses the
-//! machine.
+//! The example parses linearly. The original's programs move all that follows each PDU; the same
+//! program that does so is compared as well, on either library.
+//!
+//! `cargo bench -p uring-netlib-capi` takes about a minute. Each server is a process on one core
+//! and the load on another. The load keeps a number of PDUs in flight on each of 1000 connections
+//! and checks every answer. The servers take turns; medians are told. The server's time per PDU is
+//! the figure to trust: PDUs per second depend on the load and on who else uses the machine.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
@@ -55,9 +57,7 @@ struct Contender {
 fn measure() -> io::Result<()> {
     // The load has the second core for itself; where there is no taskset, chance decides.
     let _ = Command::new("taskset").args(["-c", "-p", "1", &process::id().to_string()]).output();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let ours = build("relinked", &archive()?)?;
-    let original = build("original", &root.join("benches/epoll_netlib.cpp"))?;
+    let (ours, original) = (archive()?, root().join("benches/epoll_netlib.cpp"));
     let rust = env::current_exe()?;
     let contender = |name, program: &Path, mode, backend| Contender {
         name,
@@ -66,13 +66,18 @@ fn measure() -> io::Result<()> {
         backend,
     };
     println!("{CONNECTIONS} connections, PDUs of {PDU_LEN} B, medians of {ROUNDS} turns\n");
-    let contenders = [
-        contender("original's shape", &original, None, "epoll"),
-        contender("relinked, uring", &ours, None, "uring"),
-        contender("relinked, epoll", &ours, None, "epoll"),
-    ];
-    for depth in DEPTHS {
-        tell(depth, &contenders, &compare(&contenders, depth)?);
+    for (parsing, source) in [("linear", example()?), ("moving", example_that_moves()?)] {
+        let original = build(&format!("original-{parsing}"), &source, &original)?;
+        let ours = build(&format!("relinked-{parsing}"), &source, &ours)?;
+        let contenders = [
+            contender("original's shape", &original, None, "epoll"),
+            contender("relinked, uring", &ours, None, "uring"),
+            contender("relinked, epoll", &ours, None, "epoll"),
+        ];
+        for depth in DEPTHS {
+            println!("a program whose parsing is {parsing}");
+            tell(depth, &contenders, &compare(&contenders, depth)?);
+        }
     }
     // One program in Rust, on either surface.
     let contenders = [
@@ -234,14 +239,38 @@ impl Drop for Server {
     }
 }
 
-/// Compiles the example, with a netlib.
-fn build(name: &str, netlib: &Path) -> io::Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn example() -> io::Result<String> {
+    fs::read_to_string(root().join("examples/pdu_echo.cpp"))
+}
+
+/// The example, but for what the original's programs do with each PDU that they have looked at.
+fn example_that_moves() -> io::Result<String> {
+    let linear = "void consume(std::size_t length) { start_ += length; }";
+    let moving = "void consume(std::size_t length)
+    {
+        end_ -= length;
+        std::memmove(bytes_.data(), bytes_.data() + length, end_);
+    }";
+    let source = example()?;
+    match source.matches(linear).count() {
+        1 => Ok(source.replace(linear, moving)),
+        _ => Err(io::Error::other("the example has no line to be changed any more")),
+    }
+}
+
+/// Compiles a program, with a netlib.
+fn build(name: &str, source: &str, netlib: &Path) -> io::Result<PathBuf> {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("relink-{name}.out"));
+    let file = path.with_extension("cpp");
+    fs::write(&file, source)?;
     let status = Command::new("c++")
         .args(["-std=c++11", "-O2", "-I"])
-        .arg(root.join("include"))
-        .arg(root.join("examples/pdu_echo.cpp"))
+        .arg(root().join("include"))
+        .arg(file)
         .arg(netlib)
         .args(["-lpthread", "-ldl", "-lm", "-o"])
         .arg(&path)

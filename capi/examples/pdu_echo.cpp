@@ -1,8 +1,8 @@
 // A server of PDUs in C++, as programs for netlib are written: a connection is an object with a
 // buffer for what comes in and one for what must wait to go out. Every PDU comes back.
 //
-//     c++ -I capi/include -o pdu_echo capi/examples/pdu_echo.cpp target/release/libnetlib.a
-//     ./pdu_echo 7000
+//     c++ -I capi/include capi/examples/pdu_echo.cpp target/release/libnetlib.a -lpthread -ldl -lm
+//     ./a.out 7000
 //
 // It calls nothing but netlib's own functions, so it links with any library that has them.
 

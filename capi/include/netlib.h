@@ -1,16 +1,17 @@
 /*
  * netlib: a callback-style network runtime on io_uring, or on epoll where io_uring is missing.
  *
- * One loop, one thread. The thread that calls netlib_init, or the first of the other functions,
- * owns the library until netlib_destroy; from other threads and from signal handlers only what
- * is said below may be called. Everything may be called from inside of every callback, except
+ * One loop, one thread. The library belongs to the thread that calls netlib_init, or the first of
+ * the other functions, until a thread calls netlib_eventloop: from then on to that one, until
+ * netlib_destroy, or until it ends. From other threads and from signal handlers only what is said
+ * below may be called. Everything may be called from inside of every callback, except
  * netlib_destroy; no function calls a callback by itself: the loop does.
  *
  * A function that fails says why through errno:
  *   EBADF   the handle is not open (any more)
  *   EINVAL  a null pointer, a negative length, an unknown limit
  *   EFAULT  no memory for the bytes of a send or recv
- *   EPERM   another thread owns the library
+ *   EPERM   the library belongs to another thread
  *   EBUSY   a signal handler, or a callback, called what it may not
  *   others  as the kernel has them
  */
@@ -22,9 +23,6 @@
 
 #ifdef __cplusplus
 #include <string>
-#if defined(_GLIBCXX_USE_CXX11_ABI) && !_GLIBCXX_USE_CXX11_ABI
-#error "netlib writes std::string as libstdc++ has had it since GCC 5; use netlib_ex_remote_ip"
-#endif
 #define NETLIB_DEFAULT(value) = value
 extern "C" {
 #else
@@ -55,6 +53,17 @@ extern "C" {
 #define NETLIB_OPT_GET_LOCAL_PORT 6    /* uint16_t * */
 #define NETLIB_OPT_SET_SEND_BUF_SIZE 7 /* uint32_t *, bytes */
 #define NETLIB_OPT_SET_RECV_BUF_SIZE 8 /* uint32_t *, bytes */
+
+/*
+ * The std::string that is written is that of libstdc++ since GCC 5. Where the program has another
+ * one, it may not ask for it, and is told so where it does.
+ */
+#if defined(__cplusplus) && (!defined(_GLIBCXX_USE_CXX11_ABI) || !_GLIBCXX_USE_CXX11_ABI)
+#undef NETLIB_OPT_GET_REMOTE_IP
+#undef NETLIB_OPT_GET_LOCAL_IP
+#define NETLIB_OPT_GET_REMOTE_IP not_with_this_std_string_use_netlib_ex_remote_ip
+#define NETLIB_OPT_GET_LOCAL_IP not_with_this_std_string_use_netlib_ex_local_ip
+#endif
 
 /*
  * Names a socket: a positive number, never a descriptor. While the socket is open no other has
@@ -92,15 +101,15 @@ net_handle_t netlib_connect(const char *server_ip, uint16_t port, callback_t cal
                             void *callback_data);
 
 /*
- * Sends. How many bytes were taken: all of them, or as many as there was room for below the limit
- * of pending bytes (NETLIB_EX_SEND_BYTES_MAX). Less than all, 0 included, means that
- * NETLIB_MSG_WRITE will come; errno is EAGAIN for 0. -1 with ENOTCONN before NETLIB_MSG_CONFIRM,
- * with EPIPE once the connection is over. What was taken leaves in the order of the calls.
+ * Sends. How many bytes were taken: all of them, or as many as there was room for below the limits
+ * of pending bytes (NETLIB_EX_SEND_BYTES_MAX and NETLIB_EX_BUFFERED_BYTES_MAX). Less than all, 0
+ * included, means that NETLIB_MSG_WRITE will come; errno is EAGAIN for 0. -1 with ENOTCONN before
+ * NETLIB_MSG_CONFIRM, with EPIPE once the connection is over. What was taken leaves in the order
+ * of the calls.
  *
- * Signal handlers and other threads may call this. If it was the owner's thread that was
- * interrupted, and in its own code, it is as any other call. Else it takes all of up to 64 KiB or
- * nothing, and cannot know whether the handle is open: bytes for one that is not are dropped. The
- * loop sends them, in the order of the calls, before anything that is sent after the signal.
+ * Signal handlers and other threads may call this, and are answered the same. At once they are
+ * taken 64 KiB at most, and the loop sends it soon. 256 KiB wait for it, of all of them: beyond
+ * that there is no room, and NETLIB_MSG_WRITE comes when there is.
  */
 int netlib_send(net_handle_t handle, const void *buf, int len);
 
@@ -123,8 +132,8 @@ int netlib_option(net_handle_t handle, int opt, void *optval);
  * Calls back every `interval` ms, first after one; 0 is once a turn of the loop. Timers are known
  * by callback and data: registering again changes the interval and starts it anew. 0, or -1.
  *
- * Signal handlers and other threads may call this and netlib_delete_timer: the loop does it soon.
- * -1 with ENOBUFS when thousands of such calls wait already.
+ * Signal handlers and other threads may call this and netlib_delete_timer, also before the library
+ * is started: the loop does it soon. -1 with ENOBUFS when thousands of such calls wait already.
  */
 int netlib_register_timer(callback_t callback, void *user_data, uint64_t interval);
 
@@ -137,7 +146,8 @@ int netlib_add_loop(callback_t callback, void *user_data);
 /*
  * Runs the loop until netlib_stop_event. A turn waits `wait_timeout` ms at most, so loop callbacks
  * come at least that often; 0xFFFFFFFF waits for events alone. Returns at once where the loop is
- * running already, and where it cannot run, which errno tells.
+ * running already, and where it cannot run, which errno tells: EPERM where another thread has run
+ * it before. The thread cannot be cancelled until the loop returns.
  */
 void netlib_eventloop(uint32_t wait_timeout NETLIB_DEFAULT(100));
 

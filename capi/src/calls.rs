@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "exported names, and pointers of the program")]
 
 use std::ffi::{c_char, c_int, c_void};
+use std::io::{self, Write};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 use uring_netlib::{Event, Handle, Netlib, Repeat, RunError};
 
+use crate::board::Way;
 use crate::extra::netlib_ex_listen;
-use crate::foreign::{self, Failure};
-use crate::layer::{Layer, REFUSED, Target};
-use crate::lend::{self, Callback, OUTBOX, Refusal};
+use crate::foreign::{self, Failure, Uncancelled};
+use crate::layer::{Layer, Target};
+use crate::lend::{self, BOARD, Callback, OUTBOX, Refusal, Visit};
 use crate::outbox::SEND_MAX;
 
 static MUST_STOP: AtomicBool = AtomicBool::new(false);
@@ -35,6 +37,7 @@ pub extern "C" fn netlib_destroy() -> c_int {
         if lend::is_telling() && lend::is_owner() {
             return Err(libc::EBUSY);
         }
+        let _uncancelled = Uncancelled::begin();
         let ended = lend::enter(|layer, net| {
             // What other threads and handlers have asked for goes with this life, not the next.
             layer.apply(net);
@@ -46,12 +49,10 @@ pub extern "C" fn netlib_destroy() -> c_int {
                 }
             }
         });
-        match ended {
-            Ok(()) => lend::end(),
-            Err(Refusal::Absent) => {}
-            Err(refusal) => return Err(refusal.errno()),
+        match ended.and_then(|()| lend::end()) {
+            Ok(()) | Err(Refusal::Absent) => Ok(OK),
+            Err(refusal) => Err(refusal.errno()),
         }
-        Ok(OK)
     })
 }
 
@@ -101,10 +102,18 @@ pub unsafe extern "C" fn netlib_send(handle: c_int, buf: *const c_void, len: c_i
     guard(|| {
         // SAFETY: as the caller promises.
         let bytes = unsafe { foreign::bytes(buf, len) }?;
-        let sent = match lend::enter(|layer, net| layer.send(net, handle, bytes)) {
-            Ok(sent) => sent?,
+        let sent = match lend::may_enter() {
+            Ok(()) => send(handle, bytes)?,
             Err(Refusal::Absent) => return Err(libc::EBADF),
-            Err(Refusal::Foreign | Refusal::Entered) => send_later(handle, bytes)?,
+            Err(refusal) => {
+                let sent = {
+                    let _visit = (refusal == Refusal::Foreign).then(Visit::begin);
+                    box_in(handle, bytes)
+                };
+                // Also for a part: the loop sends it, and says when there is room for the rest.
+                lend::wake();
+                sent?
+            }
         };
         if sent == 0 && len > 0 {
             foreign::set_errno(libc::EAGAIN);
@@ -236,6 +245,8 @@ pub extern "C" fn netlib_eventloop(wait_timeout: u32) {
         if IS_RUNNING.load(Ordering::Acquire) {
             return Err(if lend::is_owner() { libc::EBUSY } else { libc::EPERM });
         }
+        let _uncancelled = Uncancelled::begin();
+        lend::settle().inspect_err(|failure| tell_once(*failure))?;
         // Numbers that are negative for `epoll_wait` wait for ever.
         let timeout = match c_int::try_from(wait_timeout) {
             Ok(_) => Duration::from_millis(wait_timeout.into()),
@@ -272,6 +283,7 @@ fn run(layer: &mut Layer, net: &mut Netlib<Layer>, timeout: Duration) -> Result<
     MUST_STOP.store(false, Ordering::Release);
     IS_RUNNING.store(true, Ordering::Release);
     let _running = Running;
+    layer.look_again(net);
     while !MUST_STOP.load(Ordering::Acquire) {
         layer.apply(net);
         net.turn(layer, timeout).map_err(|error| errno_of(&error))?;
@@ -292,36 +304,65 @@ fn give_up(layer: &mut Layer, _: &mut Netlib<Layer>, _: Handle, _: Event<'_>) {
     layer.has_given_up = true;
 }
 
-/// Sends of those who may not look: all or nothing, and not before the loop comes to it.
-fn send_later(handle: c_int, bytes: &[u8]) -> Result<usize, Failure> {
-    if handle <= 0 {
-        return Err(libc::EBADF);
+/// Sends as the owner, who may find new room, and empty a full outbox unless this is a signal
+/// handler: it may have interrupted `malloc`.
+///
+/// Short sends go by way of the outbox, without a look at anything but the board.
+fn send(handle: c_int, bytes: &[u8]) -> Result<usize, Failure> {
+    if bytes.len() <= BOXED_MAX && box_whole(handle, bytes)? {
+        return Ok(bytes.len());
     }
-    if bytes.len() > SEND_MAX {
-        return Err(libc::EMSGSIZE);
+    if lend::may_be_in_signal_handler() {
+        lend::enter(|layer, net| layer.renew(net, handle)).map_err(Refusal::errno)?;
+        return box_in(handle, bytes);
     }
-    let is_taken = bytes.is_empty() || OUTBOX.push_send(handle, bytes, false);
-    if !is_taken {
-        REFUSED.store(true, Ordering::Release);
+    entered(|layer, net| layer.send(net, handle, bytes))
+}
+
+/// Puts bytes into the outbox if there is room for all of them; whether there was.
+fn box_whole(handle: c_int, bytes: &[u8]) -> Result<bool, Failure> {
+    let taken = BOARD.take(handle, bytes.len(), Way::Outbox)?;
+    if taken == bytes.len() && (bytes.is_empty() || OUTBOX.push_send(handle, bytes)) {
+        return Ok(true);
     }
-    lend::wake();
-    Ok(if is_taken { bytes.len() } else { 0 })
+    BOARD.give_back(handle, taken);
+    Ok(false)
+}
+
+/// Puts in what there is room for.
+fn box_in(handle: c_int, bytes: &[u8]) -> Result<usize, Failure> {
+    let taken = BOARD.take(handle, bytes.len().min(SEND_MAX), Way::Outbox)?;
+    let is_in = taken > 0 && OUTBOX.push_send(handle, &bytes[..taken]);
+    if !is_in {
+        BOARD.give_back(handle, taken);
+    }
+    let sent = if is_in { taken } else { 0 };
+    if sent < bytes.len() {
+        BOARD.refuse(handle);
+    }
+    Ok(sent)
+}
+
+/// Says on standard error, the first time, that there will be no loop here, as the program may not
+/// look at `errno`.
+fn tell_once(failure: Failure) {
+    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    if failure == libc::EPERM && !IS_TOLD.swap(true, Ordering::Relaxed) {
+        let told = "netlib: netlib_eventloop does nothing here, as another thread has run it";
+        let _ = writeln!(io::stderr(), "{told}");
+    }
 }
 
 /// Does something about timers, unless this may be a signal handler, where nothing may be
-/// allocated.
+/// allocated. Before the start it is left to whoever will be the owner.
 fn asked(act: impl FnOnce(&mut Layer, &mut Netlib<Layer>)) -> Result<bool, Failure> {
-    match lend::enter(|_, _| ()) {
-        Ok(()) | Err(Refusal::Absent) if lend::may_be_in_signal_handler() => Ok(false),
-        Err(Refusal::Foreign | Refusal::Entered) => Ok(false),
-        Ok(()) | Err(Refusal::Absent) => {
-            started(|layer, net| {
-                act(layer, net);
-                Ok(())
-            })?;
-            Ok(true)
-        }
+    if lend::may_enter().is_err() || lend::may_be_in_signal_handler() {
+        return Ok(false);
     }
+    entered(|layer, net| {
+        act(layer, net);
+        Ok(true)
+    })
 }
 
 /// Puts into the outbox what could not be done at once.
@@ -382,6 +423,9 @@ fn errno_of(error: &RunError) -> Failure {
 
 const OK: c_int = 0;
 const ERROR: c_int = -1;
+
+/// Longer sends of the owner go past the outbox, where they are copied once less.
+const BOXED_MAX: usize = 16 << 10;
 
 /// How long `netlib_destroy` waits for the kernel to take what was sent.
 const DESTROY_MAX: Duration = Duration::from_secs(2);

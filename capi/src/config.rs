@@ -13,7 +13,6 @@ use uring_netlib::{
 
 use crate::foreign::Failure;
 use crate::layer::{self, Layer};
-use crate::outbox::OUTBOX_LEN;
 
 struct Config {
     backend: Backend,
@@ -64,8 +63,7 @@ pub(crate) fn build() -> Result<(Netlib<Layer>, Layer), Failure> {
         low: send_bytes_max / 2,
         // A backlog that is filled up is above it, so that `Write` follows.
         high: send_bytes_max - 1,
-        // What a signal handler sends comes on top.
-        max: send_bytes_max + OUTBOX_LEN,
+        max: send_bytes_max,
     };
     let options = Options::new()
         .backend(config.backend)
@@ -80,7 +78,8 @@ pub(crate) fn build() -> Result<(Netlib<Layer>, Layer), Failure> {
     match options.build() {
         Ok(mut net) => {
             net.add_loop(layer::on_loop, 0);
-            Ok((net, Layer::new(send_bytes_max as usize)))
+            let layer = Layer::new(&net, send_bytes_max as usize);
+            Ok((net, layer))
         }
         Err(error) => {
             let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();

@@ -154,6 +154,29 @@ fn string_assign() -> Option<Assign> {
     unsafe { std::mem::transmute::<usize, Option<Assign>>(address) }
 }
 
+/// Keeps this thread from being cancelled, which would unwind what cannot be unwound. A request
+/// that has come, or comes meanwhile, is heeded after.
+pub(crate) struct Uncancelled {
+    before: c_int,
+}
+
+impl Uncancelled {
+    pub(crate) fn begin() -> Self {
+        let mut before = 0;
+        // SAFETY: `before` is one writable number for the length of the call.
+        unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &raw mut before) };
+        Self { before }
+    }
+}
+
+impl Drop for Uncancelled {
+    fn drop(&mut self) {
+        let mut unused = 0;
+        // SAFETY: as above; the state is one that the thread has had.
+        unsafe { pthread_setcancelstate(self.before, &raw mut unused) };
+    }
+}
+
 /// The first 64 signals that this thread blocks, as bits.
 pub(crate) fn blocked_signals() -> u64 {
     let mut mask = 0_u64;
@@ -162,3 +185,11 @@ pub(crate) fn blocked_signals() -> u64 {
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, none, &raw mut mask, 8) };
     mask
 }
+
+// The crate of the C library's functions has this one for other systems only.
+unsafe extern "C" {
+    fn pthread_setcancelstate(state: c_int, old_state: *mut c_int) -> c_int;
+}
+
+/// As `pthread.h` has it, of glibc and of musl.
+const PTHREAD_CANCEL_DISABLE: c_int = 1;

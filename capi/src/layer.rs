@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use uring_netlib::{
@@ -17,10 +16,11 @@ use uring_netlib::{
     Repeat, SendError, Stale,
 };
 
+use crate::board::{Standing, Way};
 use crate::foreign::Failure;
-use crate::lend::{self, Callback, OUTBOX};
+use crate::lend::{self, BOARD, Callback, OUTBOX};
 use crate::numbers::Numbers;
-use crate::outbox::{Request, SEND_MAX};
+use crate::outbox::Request;
 use crate::timers::{Beat, Key, Timers};
 
 /// What the C surface keeps beside the runtime.
@@ -30,6 +30,8 @@ pub(crate) struct Layer {
     loops: Vec<Target>,
     /// Handles whose end no event of the runtime will tell.
     ended: VecDeque<i32>,
+    /// Handles that were refused, and are told when there is room; the first one is first.
+    refused: VecDeque<i32>,
     send_bytes_max: usize,
     /// Sockets are told, but neither timers nor loop callbacks are.
     pub(crate) is_winding_down: bool,
@@ -54,10 +56,8 @@ struct Socket {
     target: Target,
     /// `None` for listeners. Apart, as it is rarely asked for.
     remote: Option<Box<Remote>>,
-    /// Bytes of it that wait in the outbox and were weighed against its limit.
-    boxed: u32,
-    /// It was told that there is no room.
-    wants_write: bool,
+    /// It is among the refused.
+    is_waiting: bool,
 }
 
 /// The other end.
@@ -77,12 +77,14 @@ enum State {
 }
 
 impl Layer {
-    pub(crate) fn new(send_bytes_max: usize) -> Self {
+    pub(crate) fn new(net: &Netlib<Self>, send_bytes_max: usize) -> Self {
+        OUTBOX.set_room(net.sendable_bytes());
         Self {
             sockets: Numbers::new(),
             timers: Timers::default(),
             loops: Vec::new(),
             ended: VecDeque::new(),
+            refused: VecDeque::new(),
             send_bytes_max,
             is_winding_down: false,
             is_mute: false,
@@ -105,7 +107,7 @@ impl Layer {
                 Ok(number)
             }
             Err(error) => {
-                self.sockets.remove(number);
+                self.remove(number);
                 Err(match error {
                     ListenError::System(error) => errno_of(&error),
                     ListenError::TooMany => libc::EMFILE,
@@ -135,7 +137,7 @@ impl Layer {
         match net.connect(address, on_event, user_data(number)) {
             Ok(handle) => self.attach(number, handle),
             Err(ConnectError::TooMany) => {
-                self.sockets.remove(number);
+                self.remove(number);
                 return Err(libc::EMFILE);
             }
             Err(ConnectError::System(error)) => self.fail(net, number, errno_of(&error)),
@@ -145,63 +147,40 @@ impl Layer {
         Ok(number)
     }
 
-    /// Takes as many bytes as there is room for below the handle's limit; 0 means that `WRITE`
-    /// will follow.
-    ///
-    /// Bytes go by way of the outbox, which allocates nothing: this may be a signal handler that
-    /// has interrupted the program's own `malloc`.
+    /// Finds out how many bytes there is room for, for this handle and for all.
+    pub(crate) fn renew(&mut self, net: &mut Netlib<Self>, number: i32) {
+        if let Some(socket) = self.sockets.find_mut(number)
+            && let Ok(options) = net.option(socket.handle)
+        {
+            BOARD.renew(number, self.send_bytes_max.saturating_sub(options.pending_bytes()));
+        }
+        OUTBOX.set_room(net.sendable_bytes());
+    }
+
+    /// Takes as many bytes as there is room for, past the outbox and behind what is in it.
     pub(crate) fn send(
         &mut self,
         net: &mut Netlib<Self>,
         number: i32,
         bytes: &[u8],
     ) -> Result<usize, Failure> {
-        let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
-        match socket.state {
-            State::Connected => {}
-            State::Ended(_) => return Err(libc::EPIPE),
-            State::Listening | State::Connecting => return Err(libc::ENOTCONN),
-        }
-        let options = net.option(socket.handle).map_err(|Stale| libc::EPIPE)?;
-        let queued = options.pending_bytes() + socket.boxed as usize;
-        let taken = bytes.len().min(self.send_bytes_max.saturating_sub(queued));
-        socket.wants_write |= taken < bytes.len();
-        let bytes = &bytes[..taken];
-        if taken == 0 {
-            return Ok(0);
-        }
-        if taken <= BOXED_MAX && OUTBOX.push_send(number, bytes, true) {
-            socket.boxed += len_of(bytes);
-            return Ok(taken);
-        }
-        if lend::may_be_in_signal_handler() {
-            if taken <= SEND_MAX && OUTBOX.push_send(number, bytes, true) {
-                socket.boxed += len_of(bytes);
-                return Ok(taken);
-            }
-            REFUSED.store(true, Ordering::Release);
-            return Ok(0);
-        }
         self.apply(net);
-        self.send_now(net, number, bytes)
-    }
-
-    fn send_now(
-        &mut self,
-        net: &mut Netlib<Self>,
-        number: i32,
-        bytes: &[u8],
-    ) -> Result<usize, Failure> {
-        let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
-        match net.send(socket.handle, bytes) {
-            Ok(_) => Ok(bytes.len()),
-            Err(SendError::Stale | SendError::NotConnected) => Err(libc::EPIPE),
-            // The runtime says when there is room again.
-            Err(_) => {
-                socket.wants_write = true;
-                Ok(0)
-            }
+        self.renew(net, number);
+        let total = net.sendable_bytes().saturating_sub(OUTBOX.len());
+        let taken = BOARD.take(number, bytes.len().min(total), Way::Direct)?;
+        if taken < bytes.len() {
+            BOARD.refuse(number);
         }
+        if taken > 0 {
+            let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
+            match net.send_promised(socket.handle, &bytes[..taken]) {
+                Ok(_) => {}
+                Err(SendError::Stale | SendError::NotConnected) => return Err(libc::EPIPE),
+                Err(error) => unreachable!("room was taken for it: {error}"),
+            }
+            OUTBOX.set_room(net.sendable_bytes());
+        }
+        Ok(taken)
     }
 
     /// Copies out what has arrived; 0 at the end of the stream.
@@ -230,6 +209,10 @@ impl Layer {
 
     /// Closes; what was sent before is flushed.
     pub(crate) fn close(&mut self, net: &mut Netlib<Self>, number: i32) -> Result<(), Failure> {
+        self.sockets.find_mut(number).ok_or(libc::EBADF)?;
+        // Nobody sends any more, and what was taken so far goes out before the end.
+        BOARD.close(number);
+        lend::await_visitors();
         self.apply(net);
         let socket = self.sockets.remove(number).ok_or(libc::EBADF)?;
         // Stale are attempts that failed before they began.
@@ -308,9 +291,7 @@ impl Layer {
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         OUTBOX.drain(&mut scratch, |request| match request {
-            Request::Send { number, bytes, is_counted } => {
-                self.send_boxed(net, number, bytes, is_counted);
-            }
+            Request::Send { number, bytes } => self.send_boxed(net, number, bytes),
             Request::SetTimer { callback, data, interval_ms } => {
                 self.set_timer(net, (callback, data), interval_ms);
             }
@@ -329,16 +310,18 @@ impl Layer {
         }
     }
 
-    fn send_boxed(&mut self, net: &mut Netlib<Self>, number: i32, bytes: &[u8], is_counted: bool) {
-        let Some(socket) = self.sockets.find_mut(number) else { return };
-        if is_counted {
-            socket.boxed -= len_of(bytes);
+    fn send_boxed(&mut self, net: &mut Netlib<Self>, number: i32, bytes: &[u8]) {
+        if let Some(socket) = self.sockets.find_mut(number) {
+            match net.send_promised(socket.handle, bytes) {
+                // Where it is not connected, its end is on its way.
+                Ok(_) | Err(SendError::Stale | SendError::NotConnected) => {}
+                Err(error) => unreachable!("room was taken for it: {error}"),
+            }
+            // While these bytes are still counted in the outbox: rather too little than too much.
+            OUTBOX.set_room(net.sendable_bytes());
         }
-        match net.send(socket.handle, bytes) {
-            // Where it is not connected, its end is on its way or nothing could be promised.
-            Ok(_) | Err(SendError::Stale | SendError::NotConnected) => {}
-            // They were taken and cannot be kept: the stream would have a hole.
-            Err(_) => self.fail(net, number, libc::ENOBUFS),
+        if BOARD.land(number, bytes.len()) < self.send_bytes_max / 2 {
+            self.renew(net, number);
         }
     }
 
@@ -371,8 +354,22 @@ impl Layer {
         remote: Option<Remote>,
     ) -> Result<i32, Failure> {
         let (handle, remote) = (Handle::NONE, remote.map(Box::new));
-        let socket = Socket { handle, state, target, remote, boxed: 0, wants_write: false };
-        self.sockets.insert(socket).ok_or(libc::EMFILE)
+        let socket = Socket { handle, state, target, remote, is_waiting: false };
+        let number = self.sockets.insert(socket).ok_or(libc::EMFILE)?;
+        BOARD.open(number, standing_of(state), self.send_bytes_max);
+        Ok(number)
+    }
+
+    fn remove(&mut self, number: i32) {
+        BOARD.close(number);
+        self.sockets.remove(number);
+    }
+
+    /// What was not so before is so from now on, also for those who may not look.
+    fn enter(&mut self, number: i32, state: State) {
+        let Some(socket) = self.sockets.find_mut(number) else { return };
+        socket.state = state;
+        BOARD.set_standing(number, standing_of(state));
     }
 
     fn attach(&mut self, number: i32, handle: Handle) {
@@ -389,7 +386,7 @@ impl Layer {
     fn fail(&mut self, net: &mut Netlib<Self>, number: i32, failure: Failure) {
         let Some(socket) = self.sockets.find_mut(number) else { return };
         let _ = net.abort(std::mem::replace(&mut socket.handle, Handle::NONE));
-        socket.state = State::Ended(failure);
+        self.enter(number, State::Ended(failure));
         self.ended.push_back(number);
         lend::wake();
     }
@@ -402,7 +399,7 @@ impl Layer {
 
     fn tell_close(&mut self, net: &mut Netlib<Self>, number: i32) {
         self.tell(net, number, CLOSE);
-        self.sockets.remove(number);
+        self.remove(number);
     }
 
     fn on_connect(&mut self, net: &mut Netlib<Self>, handle: Handle, listener: Handle) {
@@ -423,13 +420,43 @@ impl Layer {
         self.tell(net, number, CONNECT);
     }
 
-    /// Tells all connections that they may send, because one of them was refused, and who could
-    /// not look did not say which.
-    fn tell_refused(&mut self, net: &mut Netlib<Self>) {
-        let open = self.sockets.iter().filter(|(_, socket)| socket.state == State::Connected);
-        let numbers: Vec<i32> = open.map(|(number, _)| number).collect();
-        for number in numbers {
+    /// Tells a connection that it may send, if it was refused.
+    fn tell_room(&mut self, net: &mut Netlib<Self>, number: i32) {
+        if BOARD.forgive(number) {
+            self.renew(net, number);
             self.tell(net, number, WRITE);
+        }
+    }
+
+    /// Tells those that were refused and for which there is room by now, first come first.
+    fn tell_refused(&mut self, net: &mut Netlib<Self>) {
+        let known = self.refused.len();
+        BOARD.take_listed(|number| {
+            if let Some(socket) = self.sockets.find_mut(number)
+                && !std::mem::replace(&mut socket.is_waiting, true)
+            {
+                self.refused.push_back(number);
+            }
+        });
+        self.refused.make_contiguous()[known..].reverse();
+        let shares = net.sendable_bytes() / ROOM_EACH;
+        for _ in 0..shares.min(self.refused.len()) {
+            let Some(number) = self.refused.pop_front() else { return };
+            let Some(socket) = self.sockets.find_mut(number) else { continue };
+            socket.is_waiting = false;
+            let pending = net.option(socket.handle).map_or(0, |options| options.pending_bytes());
+            // Where its own limit is reached, the runtime says when there is room again.
+            if pending < self.send_bytes_max {
+                self.tell_room(net, number);
+            }
+        }
+    }
+
+    /// Whether there is somebody to be told, whom only a further turn would tell.
+    pub(crate) fn look_again(&mut self, net: &Netlib<Self>) {
+        let has_room = net.sendable_bytes() >= ROOM_EACH;
+        if BOARD.has_listed() || has_room && !self.refused.is_empty() {
+            lend::wake();
         }
     }
 
@@ -453,18 +480,15 @@ fn on_event(layer: &mut Layer, net: &mut Netlib<Layer>, handle: Handle, event: E
         return layer.apply(net);
     }
     let Some(number) = number_of(net, handle) else { return };
-    let Some(socket) = layer.sockets.find_mut(number) else { return };
     match event {
         Event::Confirm => {
-            socket.state = State::Connected;
+            layer.enter(number, State::Connected);
             layer.tell(net, number, CONFIRM);
         }
         Event::Read(_) => layer.tell(net, number, READ),
-        Event::Write if std::mem::take(&mut socket.wants_write) => {
-            layer.tell(net, number, WRITE);
-        }
+        Event::Write => layer.tell_room(net, number),
         Event::Close(reason) => {
-            socket.state = State::Ended(errno_of_close(reason));
+            layer.enter(number, State::Ended(errno_of_close(reason)));
             layer.tell_close(net, number);
         }
         _ => {}
@@ -489,13 +513,12 @@ pub(crate) fn on_loop(layer: &mut Layer, net: &mut Netlib<Layer>, _: Handle, _: 
             layer.tell_close(net, number);
         }
     }
-    if REFUSED.swap(false, Ordering::AcqRel) {
-        layer.tell_refused(net);
-    }
+    layer.tell_refused(net);
     if !layer.is_winding_down && !layer.is_mute {
         layer.tell_turn(net);
     }
     layer.apply(net);
+    layer.look_again(net);
 }
 
 /// Where to listen. A name is resolved here and now, as netlib does.
@@ -513,8 +536,12 @@ fn number_of(net: &mut Netlib<Layer>, handle: Handle) -> Option<i32> {
     i32::try_from(net.option(handle).ok()?.user_data()).ok()
 }
 
-fn len_of(boxed: &[u8]) -> u32 {
-    u32::try_from(boxed.len()).expect("the outbox is shorter than that")
+fn standing_of(state: State) -> Standing {
+    match state {
+        State::Listening | State::Connecting => Standing::Unconnected,
+        State::Connected => Standing::Open,
+        State::Ended(_) => Standing::Ended,
+    }
 }
 
 fn user_data(number: i32) -> u64 {
@@ -546,11 +573,9 @@ fn errno_of_close(reason: CloseReason) -> Failure {
     }
 }
 
-/// Somebody who could not look at a handle was told that there is no room.
-pub(crate) static REFUSED: AtomicBool = AtomicBool::new(false);
-
-/// Longer sends go past the outbox, where they are copied once less.
-const BOXED_MAX: usize = 16 << 10;
+/// Who was refused for want of room for all is told when there is so much of it for each, so that
+/// a little room is not shared out in crumbs.
+const ROOM_EACH: usize = 16 << 10;
 
 /// Thirty-four years.
 const INTERVAL_MAX_MS: u64 = 1 << 40;

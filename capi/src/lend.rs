@@ -1,21 +1,27 @@
-//! Who may touch the library when: one runtime per process, for the thread that started it, and
-//! one call at a time.
+//! Who may touch the library when: one runtime per process, for one thread, and one call at a time.
 //!
 //! The runtime is *entered* by a call of the C surface, and by the event loop; it is *lent* back
 //! while a callback of the program runs, so that inside of it every call is allowed. Whoever
 //! comes while it is entered has interrupted it: a signal handler. Other threads never get in.
+//!
+//! It belongs to the thread that started it, until a thread runs the loop: from then on it is
+//! *settled* there. Nothing in it is a thread's own, and until then the kernel has not been asked
+//! for anything either, so it may be handed over; that each call then holds the ownership while it
+//! is inside keeps two threads from having it at once.
 
 #![expect(unsafe_code, reason = "parts of the runtime that are lent to callbacks")]
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::hint;
-use std::process;
-use std::ptr;
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use std::time::Duration;
+use std::{process, ptr, thread};
 
 use uring_netlib::{Netlib, Remote};
 
+use crate::board::Board;
 use crate::config;
 use crate::foreign::{Failure, blocked_signals};
 use crate::layer::{Layer, Target};
@@ -54,7 +60,10 @@ struct Runtime {
 /// What the owner and others ask for, to be done later.
 pub(crate) static OUTBOX: Outbox = Outbox::new();
 
-/// The owner's number; 0 for nobody.
+/// What everybody may know of sockets.
+pub(crate) static BOARD: Board = Board::new();
+
+/// The owner's number, with `HELD` or `SETTLED`; 0 for nobody.
 static OWNER: AtomicU64 = AtomicU64::new(0);
 static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(ptr::null_mut());
 /// Both parts of the runtime, for whoever enters next.
@@ -66,15 +75,15 @@ static IS_TELLING: AtomicBool = AtomicBool::new(false);
 /// The signals that the owner's thread blocked before anything interrupted it.
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 static REMOTE: AtomicPtr<Remote> = AtomicPtr::new(ptr::null_mut());
-/// Threads that are about to wake the loop.
-static WAKING: AtomicUsize = AtomicUsize::new(0);
+/// Those who are about to wake the loop, or between taking room and the outbox.
+static VISITORS: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts the runtime, if nobody has, and makes this thread its owner.
 pub(crate) fn start() -> Result<(), Failure> {
     let me = me();
-    match OWNER.compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire) {
+    match OWNER.compare_exchange(0, me | HELD, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {}
-        Err(owner) if owner == me => {
+        Err(owner) if owner & !FLAGS == me => {
             let is_started = !LENT_NET.load(Ordering::Relaxed).is_null();
             return if is_started { Ok(()) } else { Err(libc::EBUSY) };
         }
@@ -83,7 +92,7 @@ pub(crate) fn start() -> Result<(), Failure> {
     let mut attempt = Attempt(Some(Inside::enter()));
     note_signals();
     let (net, layer) = config::build()?;
-    let _inside = attempt.0.take();
+    let inside = attempt.0.take();
     let remote = Box::new(net.remote());
     REMOTE.store(Box::into_raw(remote), Ordering::SeqCst);
     let runtime = Box::into_raw(Box::new(Runtime { net, layer }));
@@ -92,7 +101,34 @@ pub(crate) fn start() -> Result<(), Failure> {
     let Runtime { net, layer } = unsafe { &mut *runtime };
     LENT_NET.store(net, Ordering::Relaxed);
     LENT_LAYER.store(layer, Ordering::Relaxed);
+    drop(inside);
+    OWNER.store(me, Ordering::Release);
     Ok(())
+}
+
+/// Makes this thread the one that runs the loop. Starts the runtime if nobody has; takes it over
+/// where it has never run.
+pub(crate) fn settle() -> Result<(), Failure> {
+    start().or_else(|failure| if failure == libc::EPERM { Ok(()) } else { Err(failure) })?;
+    let me = me();
+    loop {
+        let owner = OWNER.load(Ordering::Acquire);
+        match owner & FLAGS {
+            _ if owner == me | SETTLED => return Ok(()),
+            _ if owner == 0 => start()?,
+            SETTLED => return Err(libc::EPERM),
+            HELD if owner & !FLAGS == me => return Err(libc::EBUSY),
+            // A call of its owner's, which comes out soon.
+            HELD => thread::yield_now(),
+            _ => {
+                let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+                if OWNER.compare_exchange(owner, me | SETTLED, order, failed).is_ok() {
+                    PARTING.with(|_| ());
+                    return Ok(());
+                }
+            }
+        }
+    }
 }
 
 /// Gives the ownership back, also where making the runtime panics.
@@ -108,15 +144,16 @@ impl Drop for Attempt {
 }
 
 /// Ends the runtime. The owner calls it, outside of every callback.
-pub(crate) fn end() {
+pub(crate) fn end() -> Result<(), Refusal> {
+    let held = Held::take()?;
     let inside = Inside::enter();
     LENT_NET.store(ptr::null_mut(), Ordering::Relaxed);
     LENT_LAYER.store(ptr::null_mut(), Ordering::Relaxed);
     let remote = REMOTE.swap(ptr::null_mut(), Ordering::SeqCst);
     // Whoever took the address before wakes the loop for the last time.
-    while WAKING.load(Ordering::SeqCst) > 0 {
-        hint::spin_loop();
-    }
+    await_visitors();
+    // Bytes of sockets that are gone, and timers of this life.
+    OUTBOX.drain(&mut Vec::new(), |_| ());
     if !remote.is_null() {
         // SAFETY: `start` made the box; nobody has the address any more.
         drop(unsafe { Box::from_raw(remote) });
@@ -128,18 +165,15 @@ pub(crate) fn end() {
     }
     // Before another thread can become the owner, who has an inside of its own.
     drop(inside);
-    OWNER.store(0, Ordering::Release);
+    held.release();
+    Ok(())
 }
 
 /// Does something with the runtime, for its owner.
 pub(crate) fn enter<T>(
     call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> T,
 ) -> Result<T, Refusal> {
-    match OWNER.load(Ordering::Acquire) {
-        0 => return Err(Refusal::Absent),
-        owner if owner != me() => return Err(Refusal::Foreign),
-        _ => {}
-    }
+    let _held = Held::take()?;
     if IS_ENTERED.load(Ordering::Relaxed) {
         return Err(Refusal::Entered);
     }
@@ -193,7 +227,19 @@ pub(crate) fn is_telling() -> bool {
 
 /// Whether this thread owns the runtime.
 pub(crate) fn is_owner() -> bool {
-    OWNER.load(Ordering::Acquire) == me()
+    OWNER.load(Ordering::Acquire) & !FLAGS == me()
+}
+
+/// Whether this thread may enter the runtime now. It is not kept from changing.
+pub(crate) fn may_enter() -> Result<(), Refusal> {
+    let owner = OWNER.load(Ordering::Acquire);
+    match (owner & !FLAGS, owner & HELD) {
+        (0, _) => Err(Refusal::Absent),
+        (owner, _) if owner != me() => Err(Refusal::Foreign),
+        (_, HELD) => Err(Refusal::Entered),
+        _ if IS_ENTERED.load(Ordering::Relaxed) => Err(Refusal::Entered),
+        _ => Ok(()),
+    }
 }
 
 /// Remembers which signals are blocked when none is being handled.
@@ -208,16 +254,38 @@ pub(crate) fn may_be_in_signal_handler() -> bool {
 
 /// Ends the loop's wait. Any thread may, and any signal handler.
 pub(crate) fn wake() {
-    WAKING.fetch_add(1, Ordering::SeqCst);
+    let _visit = Visit::begin();
     let remote = REMOTE.load(Ordering::SeqCst);
     if !remote.is_null() {
-        // SAFETY: `end` frees it only once nobody is between these two counts.
+        // SAFETY: `end` frees it only once nobody is visiting who may have seen the address.
         unsafe { &*remote }.wake();
     }
-    WAKING.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// A number of this thread that no other has or will have.
+/// Waits until those who have begun a visit have ended it. They wait for nobody.
+pub(crate) fn await_visitors() {
+    while VISITORS.load(Ordering::SeqCst) > 0 {
+        thread::yield_now();
+    }
+}
+
+/// From other threads: what they do meanwhile is waited for by [`await_visitors`].
+pub(crate) struct Visit;
+
+impl Visit {
+    pub(crate) fn begin() -> Self {
+        VISITORS.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        VISITORS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A number of this thread that no other has or will have, above `FLAGS`.
 fn me() -> u64 {
     static GIVEN: AtomicU64 = AtomicU64::new(0);
     thread_local! {
@@ -225,11 +293,78 @@ fn me() -> u64 {
     }
     ME.with(|me| {
         if me.get() == 0 {
-            me.set(GIVEN.fetch_add(1, Ordering::Relaxed) + 1);
+            me.set((GIVEN.fetch_add(1, Ordering::Relaxed) + 1) * (FLAGS + 1));
         }
         me.get()
     })
 }
+
+/// The owner keeps the runtime from being taken over.
+struct Held {
+    /// What the ownership was before, and is again after.
+    owner: u64,
+}
+
+impl Held {
+    fn take() -> Result<Self, Refusal> {
+        let me = me();
+        let owner = OWNER.load(Ordering::Acquire);
+        if owner == me | SETTLED {
+            // Nobody takes it over any more.
+            return Ok(Self { owner });
+        }
+        match OWNER.compare_exchange(me, me | HELD, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(owner) => Ok(Self { owner }),
+            Err(0) => Err(Refusal::Absent),
+            Err(owner) if owner & !FLAGS == me => Err(Refusal::Entered),
+            Err(_) => Err(Refusal::Foreign),
+        }
+    }
+
+    /// Gives the ownership up.
+    fn release(self) {
+        OWNER.store(0, Ordering::Release);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.owner & SETTLED == 0 {
+            OWNER.store(self.owner, Ordering::Release);
+        }
+    }
+}
+
+/// The thread that runs the loop ends, and the library with it: nobody else may have it. Where a
+/// callback ends the whole process there is nothing more to be done.
+struct Parting;
+
+thread_local! {
+    static PARTING: Parting = const { Parting };
+}
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        let is_mine = OWNER.load(Ordering::Acquire) == me() | SETTLED;
+        if is_mine && !is_telling() && may_enter().is_ok() {
+            // Nobody is there to be told of a failure.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                let _ = enter(|layer, net| {
+                    layer.close_all(net);
+                    net.turn(layer, Duration::ZERO)
+                });
+                end()
+            }));
+        }
+    }
+}
+
+/// A call is inside of the library, which may not be handed over.
+const HELD: u64 = 1;
+/// The library stays with its owner.
+const SETTLED: u64 = 2;
+const FLAGS: u64 = HELD | SETTLED;
 
 /// The owner is inside of the library.
 struct Inside;
@@ -286,7 +421,7 @@ struct Fuse;
 
 impl Drop for Fuse {
     fn drop(&mut self) {
-        eprintln!("netlib: an exception left a callback; the process ends");
+        let _ = writeln!(io::stderr(), "netlib: an exception left a callback; the process ends");
         process::abort();
     }
 }

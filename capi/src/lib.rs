@@ -8,6 +8,7 @@
 
 #![deny(unsafe_code)]
 
+mod board;
 mod calls;
 mod config;
 mod extra;

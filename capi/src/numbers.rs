@@ -66,12 +66,12 @@ impl<T> Numbers<T> {
     }
 }
 
-const fn index_of(number: i32) -> u32 {
+pub(crate) const fn index_of(number: i32) -> u32 {
     number.cast_unsigned() & ((1 << INDEX_BITS) - 1)
 }
 
-const INDEX_BITS: u32 = 20;
-const PLACES_MAX: usize = 1 << INDEX_BITS;
+pub(crate) const INDEX_BITS: u32 = 20;
+pub(crate) const PLACES_MAX: usize = 1 << INDEX_BITS;
 const TURN_MAX: i32 = (1 << 11) - 1;
 const REST: usize = 1024;
 

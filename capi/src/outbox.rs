@@ -7,18 +7,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Request<'a> {
-    /// Bytes for a handle. Those that are *counted* were weighed against the handle's limit when
-    /// they were put in; others come from who could not look.
+    /// Bytes for a handle, for which there is room.
     Send {
         number: i32,
         bytes: &'a [u8],
-        is_counted: bool,
     },
     /// A timer, as its callback, its data and its interval.
     SetTimer {
@@ -40,6 +38,9 @@ pub(crate) struct Outbox {
     /// one number, so that an empty ring can start from its beginning again, which keeps those few
     /// words in the core's cache.
     span: AtomicU64,
+    /// Words that may be claimed by sends. The sockets have room for so many in all: those that
+    /// are claimed are promised.
+    promised_max: AtomicU32,
 }
 
 /// The words that are claimed. Both count on and wrap; places are what is left by `WORDS`.
@@ -62,7 +63,11 @@ impl Span {
 
 impl Outbox {
     pub(crate) const fn new() -> Self {
-        Self { words: [const { AtomicU64::new(0) }; WORDS], span: AtomicU64::new(0) }
+        Self {
+            words: [const { AtomicU64::new(0) }; WORDS],
+            span: AtomicU64::new(0),
+            promised_max: AtomicU32::new(0),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -70,9 +75,24 @@ impl Outbox {
         span.head == span.tail
     }
 
+    /// Bytes that are waiting, or will in a moment, or somewhat less: headers count as well.
+    pub(crate) fn len(&self) -> usize {
+        let span = Span::unpack(self.span.load(Ordering::Acquire));
+        span.tail.wrapping_sub(span.head) as usize * 8
+    }
+
+    /// There is room for so many bytes, for all sockets together, once those that wait are sent.
+    /// Only the owner knows, and what it does not know is not promised.
+    pub(crate) fn set_room(&self, bytes: usize) {
+        let words = u32::try_from(bytes / 8).unwrap_or(u32::MAX);
+        self.promised_max.store(words, Ordering::Release);
+    }
+
     /// Puts bytes in, all of them or none; whether there was room.
-    pub(crate) fn push_send(&self, number: i32, bytes: &[u8], is_counted: bool) -> bool {
-        let Some(at) = self.claim(1 + bytes.len().div_ceil(8)) else { return false };
+    pub(crate) fn push_send(&self, number: i32, bytes: &[u8]) -> bool {
+        let max = self.promised_max.load(Ordering::Acquire) as usize;
+        let len = 1 + bytes.len().div_ceil(8);
+        let Some(at) = self.claim(len, max.min(WORDS)) else { return false };
         let (whole, rest) = bytes.as_chunks::<8>();
         for (word, bytes) in self.words[at + 1..].iter().zip(whole) {
             word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
@@ -83,9 +103,8 @@ impl Outbox {
             let place = &self.words[at + 1 + whole.len()];
             place.store(u64::from_ne_bytes(last), Ordering::Relaxed);
         }
-        let kind = if is_counted { COUNTED } else { BLIND };
         let number = u64::from(number.unsigned_abs());
-        self.words[at].store(kind | (bytes.len() as u64) << 32 | number, Ordering::Release);
+        self.words[at].store(SEND | (bytes.len() as u64) << 32 | number, Ordering::Release);
         true
     }
 
@@ -97,45 +116,38 @@ impl Outbox {
         self.push_words(DELETE_TIMER, [callback as u64, data as u64, 0])
     }
 
-    /// Takes out what was put in before this call. `scratch` is memory to work with.
+    /// Takes out what was put in before this call. `scratch` is memory to work with. If `act`
+    /// panics, the request in hand is done with, and the others wait for the next time.
     pub(crate) fn drain(&self, scratch: &mut Vec<u8>, mut act: impl FnMut(Request<'_>)) {
-        let Span { mut head, tail } = Span::unpack(self.span.load(Ordering::Acquire));
-        while head != tail {
-            let at = place_of(head);
+        let Span { head, tail } = Span::unpack(self.span.load(Ordering::Acquire));
+        let mut drained = Drained { outbox: self, head };
+        while drained.head != tail {
+            let at = place_of(drained.head);
             let header = self.words[at].load(Ordering::Acquire);
             if header == 0 {
                 // Another thread is about to write it. What follows must not overtake it.
                 thread::yield_now();
                 continue;
             }
-            let len = self.take(at, header, scratch, &mut act);
-            for word in &self.words[at..at + len] {
-                word.store(0, Ordering::Relaxed);
-            }
-            head = head.wrapping_add(count_of(len));
+            let entry = Entry { drained: &mut drained, at, len: words_of(header) };
+            self.take(at, header, scratch, &mut act);
+            drop(entry);
         }
-        // Who claims a place after this sees that its words are zero.
-        let release = |span| {
-            let Span { tail, .. } = Span::unpack(span);
-            let left = if head == tail { Span { head: 0, tail: 0 } } else { Span { head, tail } };
-            Some(left.pack())
-        };
-        let _ = self.span.fetch_update(Ordering::AcqRel, Ordering::Acquire, release);
     }
 
-    /// Acts on one entry, and returns its length in words.
+    /// Acts on one entry.
     fn take(
         &self,
         at: usize,
         header: u64,
         scratch: &mut Vec<u8>,
         act: &mut impl FnMut(Request<'_>),
-    ) -> usize {
-        let size = (header >> 32 & SIZE_MAX) as usize;
+    ) {
+        let size = size_of(header);
         let kind = header & KINDS;
         match kind {
-            PADDING => size,
-            COUNTED | BLIND => {
+            PADDING => {}
+            SEND => {
                 let words = size.div_ceil(8);
                 if scratch.len() < words * 8 {
                     scratch.resize(words * 8, 0);
@@ -146,9 +158,7 @@ impl Outbox {
                     *place = word.load(Ordering::Relaxed).to_ne_bytes();
                 }
                 let number = i32::try_from(header & NUMBER_MAX).expect("it was one");
-                let is_counted = kind == COUNTED;
-                act(Request::Send { number, bytes: &scratch[..size], is_counted });
-                1 + words
+                act(Request::Send { number, bytes: &scratch[..size] });
             }
             _ => {
                 let word = |index: usize| self.words[at + index].load(Ordering::Relaxed);
@@ -158,13 +168,12 @@ impl Outbox {
                     SET_TIMER => Request::SetTimer { callback, data, interval_ms },
                     _ => Request::DeleteTimer { callback, data },
                 });
-                4
             }
         }
     }
 
     fn push_words(&self, kind: u64, payload: [u64; 3]) -> bool {
-        let Some(at) = self.claim(1 + payload.len()) else { return false };
+        let Some(at) = self.claim(1 + payload.len(), WORDS) else { return false };
         for (word, value) in self.words[at + 1..].iter().zip(payload) {
             word.store(value, Ordering::Relaxed);
         }
@@ -172,8 +181,9 @@ impl Outbox {
         true
     }
 
-    /// The place of an entry of so many words, which nobody else writes to.
-    fn claim(&self, words: usize) -> Option<usize> {
+    /// The place of an entry of so many words, which nobody else writes to, if no more than `max`
+    /// are claimed with it.
+    fn claim(&self, words: usize, max: usize) -> Option<usize> {
         let mut span = self.span.load(Ordering::Acquire);
         loop {
             let Span { head, tail } = Span::unpack(span);
@@ -181,7 +191,7 @@ impl Outbox {
             // An entry does not straddle the end.
             let padding = if words > WORDS - at { WORDS - at } else { 0 };
             let claimed = padding + words;
-            if tail.wrapping_sub(head) as usize + claimed > WORDS {
+            if tail.wrapping_sub(head) as usize + claimed > max {
                 return None;
             }
             let next = Span { head, tail: tail.wrapping_add(count_of(claimed)) };
@@ -203,6 +213,55 @@ impl Outbox {
     }
 }
 
+/// What has been taken out, up to `head`, is free when this goes.
+struct Drained<'a> {
+    outbox: &'a Outbox,
+    head: u32,
+}
+
+impl Drop for Drained<'_> {
+    fn drop(&mut self) {
+        let head = self.head;
+        // Who claims a place after this sees that its words are zero.
+        let release = |span| {
+            let Span { tail, .. } = Span::unpack(span);
+            let left = if head == tail { Span { head: 0, tail: 0 } } else { Span { head, tail } };
+            Some(left.pack())
+        };
+        let _ = self.outbox.span.fetch_update(Ordering::AcqRel, Ordering::Acquire, release);
+    }
+}
+
+/// The entry in hand, which is taken out when this goes.
+struct Entry<'d, 'a> {
+    drained: &'d mut Drained<'a>,
+    at: usize,
+    len: usize,
+}
+
+impl Drop for Entry<'_, '_> {
+    fn drop(&mut self) {
+        for word in &self.drained.outbox.words[self.at..self.at + self.len] {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.drained.head = self.drained.head.wrapping_add(count_of(self.len));
+    }
+}
+
+/// What a header says of its payload: how many words of padding, or bytes of a send.
+const fn size_of(header: u64) -> usize {
+    (header >> 32 & SIZE_MAX) as usize
+}
+
+/// How many words an entry has.
+const fn words_of(header: u64) -> usize {
+    match header & KINDS {
+        PADDING => size_of(header),
+        SEND => 1 + size_of(header).div_ceil(8),
+        _ => 4,
+    }
+}
+
 const fn place_of(count: u32) -> usize {
     count as usize % WORDS
 }
@@ -212,9 +271,9 @@ fn count_of(words: usize) -> u32 {
 }
 
 /// Bytes that wait at most, headers included.
-pub(crate) const OUTBOX_LEN: u32 = 256 << 10;
+const OUTBOX_LEN: u32 = 256 << 10;
 
-/// The longest send that is put in whole, in bytes.
+/// The longest send that is put in, in bytes.
 pub(crate) const SEND_MAX: usize = 64 << 10;
 
 const WORDS: usize = OUTBOX_LEN as usize / 8;
@@ -222,34 +281,41 @@ const NUMBER_MAX: u64 = i32::MAX as u64;
 const SIZE_MAX: u64 = (1 << 24) - 1;
 const KINDS: u64 = 0xFF << 56;
 const PADDING: u64 = 1 << 56;
-const COUNTED: u64 = 2 << 56;
-const BLIND: u64 = 3 << 56;
-const SET_TIMER: u64 = 4 << 56;
-const DELETE_TIMER: u64 = 5 << 56;
+const SEND: u64 = 2 << 56;
+const SET_TIMER: u64 = 3 << 56;
+const DELETE_TIMER: u64 = 4 << 56;
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
 
     fn pattern(len: usize) -> Vec<u8> {
         (0..len).map(|at| (at % 251).to_le_bytes()[0]).collect()
     }
 
+    fn with_room() -> Box<Outbox> {
+        let outbox = Box::new(Outbox::new());
+        outbox.set_room(usize::MAX);
+        outbox
+    }
+
     /// What is put in comes out as it was, in that order.
     #[test]
     fn requests_come_out_in_order_and_whole() {
-        let outbox = Box::new(Outbox::new());
+        let outbox = with_room();
         let mut scratch = Vec::new();
         for round in 0..2000_usize {
             let bytes = pattern(round % 1900);
             let number = i32::try_from(round).unwrap() + 1;
-            assert!(outbox.push_send(number, &bytes, round % 2 == 0));
+            assert!(outbox.push_send(number, &bytes));
             assert!(outbox.push_timer(round, 7, u64::MAX));
             assert!(outbox.push_delete(8, round));
             let mut told = 0;
             outbox.drain(&mut scratch, |request| {
                 let expected = [
-                    Request::Send { number, bytes: &bytes, is_counted: round % 2 == 0 },
+                    Request::Send { number, bytes: &bytes },
                     Request::SetTimer { callback: round, data: 7, interval_ms: u64::MAX },
                     Request::DeleteTimer { callback: 8, data: round },
                 ];
@@ -266,15 +332,15 @@ mod tests {
     /// A ring that is never empty goes on from its end to its beginning.
     #[test]
     fn requests_come_out_whole_across_the_end() {
-        let outbox = Box::new(Outbox::new());
+        let outbox = with_room();
         let (mut sent, mut came) = (0, 0);
         assert!(outbox.push_timer(0, 0, 0), "the first one");
         for _ in 0..2000 {
             outbox.drain(&mut Vec::new(), |request| {
                 // What is put in meanwhile waits for the next time.
                 sent += 1;
-                assert!(outbox.push_send(sent, &pattern(sent.unsigned_abs() as usize), false));
-                let Request::Send { number, bytes, .. } = request else { return };
+                assert!(outbox.push_send(sent, &pattern(sent.unsigned_abs() as usize)));
+                let Request::Send { number, bytes } = request else { return };
                 came += 1;
                 assert_eq!(number, came);
                 assert_eq!(bytes, pattern(came.unsigned_abs() as usize));
@@ -286,27 +352,63 @@ mod tests {
     /// A full ring takes nothing, and everything that it took before is still there.
     #[test]
     fn a_full_ring_refuses_whole_requests() {
-        let outbox = Box::new(Outbox::new());
+        let outbox = with_room();
         let bytes = pattern(SEND_MAX);
         let mut taken = 0;
-        while outbox.push_send(1, &bytes, false) {
+        while outbox.push_send(1, &bytes) {
             taken += 1;
         }
         assert_eq!(taken, 3, "256 KiB hold three of 64 KiB with their headers");
         let mut out = 0;
         outbox.drain(&mut Vec::new(), |request| {
-            assert_eq!(request, Request::Send { number: 1, bytes: &bytes, is_counted: false });
+            assert_eq!(request, Request::Send { number: 1, bytes: &bytes });
             out += 1;
         });
         assert_eq!(out, taken);
-        assert!(outbox.push_send(1, &bytes, false), "there is room again");
+        assert!(outbox.push_send(1, &bytes), "there is room again");
+    }
+
+    /// Sends are taken as far as there is room for all; timers are not kept from coming.
+    #[test]
+    fn sends_wait_for_room_in_all() {
+        let outbox = Box::new(Outbox::new());
+        assert!(!outbox.push_send(1, b"hello",), "no room is known of");
+        outbox.set_room(40);
+        assert!(outbox.push_send(1, b"sixteen of bytes"));
+        assert!(!outbox.push_send(1, b"sixteen of bytes"), "those that wait count");
+        assert!(outbox.push_delete(1, 2));
+        assert!(outbox.len() >= 16);
+        outbox.drain(&mut Vec::new(), |_| ());
+        assert!(outbox.push_send(1, b"sixteen of bytes"));
+    }
+
+    /// A panic takes the request in hand with it, and neither those before nor those behind.
+    #[test]
+    fn a_panic_costs_one_request() {
+        let outbox = with_room();
+        for data in 0..5 {
+            assert!(outbox.push_delete(9, data));
+        }
+        let mut done = Vec::new();
+        while !outbox.is_empty() {
+            let drained = catch_unwind(AssertUnwindSafe(|| {
+                outbox.drain(&mut Vec::new(), |request| {
+                    let Request::DeleteTimer { data, .. } = request else { unreachable!() };
+                    assert_ne!(data, 2, "on purpose");
+                    done.push(data);
+                });
+            }));
+            assert_eq!(drained.is_err(), done == [0, 1]);
+        }
+        assert_eq!(done, [0, 1, 3, 4]);
+        assert!(outbox.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
     }
 
     /// Threads that put in at once lose nothing, and each keeps its own order.
     #[test]
     fn threads_share_the_ring() {
         const COUNT: u64 = 20_000;
-        let outbox = Box::new(Outbox::new());
+        let outbox = with_room();
         let mut next = [0; 3];
         thread::scope(|scope| {
             for thread in 0..3 {

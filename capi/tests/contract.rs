@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::os::unix::process::ExitStatusExt;
 use std::sync::LazyLock;
 
 use support::{Built, Language, backends, build};
@@ -13,6 +14,8 @@ type Suite = LazyLock<Option<Built>>;
 static SOCKETS: Suite = LazyLock::new(|| build_c("tests/c/sockets.c"));
 static TIMERS: Suite = LazyLock::new(|| build_c("tests/c/timers.c"));
 static SIGNALS: Suite = LazyLock::new(|| build_c("tests/c/signals.c"));
+static PRESSURE: Suite = LazyLock::new(|| build_c("tests/c/pressure.c"));
+static THREADS: Suite = LazyLock::new(|| build_c("tests/c/threads.c"));
 static COSTS: Suite = LazyLock::new(|| build_c("tests/c/costs.c"));
 static MISUSE: Suite = LazyLock::new(|| build_c("tests/c/misuse.c"));
 
@@ -80,6 +83,48 @@ scenarios! {
     waking_may_outlast_the_library,
     a_refused_handler_is_followed_by_write,
     a_handler_allocates_nothing,
+}
+
+scenarios! {
+    PRESSURE:
+    the_total_limit_refuses_and_write_follows,
+    a_thread_feels_a_slow_peer,
+    a_thread_is_told_the_standing,
+    a_long_send_takes_what_fits,
+    a_close_flushes_what_a_thread_has_sent,
+}
+
+scenarios! {
+    THREADS:
+    no_call_is_a_point_of_cancellation,
+    the_loop_is_not_cancelled,
+    the_loop_takes_the_library_over,
+    a_timer_may_come_before_the_start,
+    the_library_ends_with_its_thread,
+}
+
+/// Once it has run, the loop stays with its thread; another one is told so, on standard error once.
+#[test]
+fn the_loop_stays_where_it_has_run() {
+    let Some(built) = &*THREADS else { return };
+    for backend in backends() {
+        let output = built.run(backend, &["the_loop_stays_where_it_has_run"]);
+        assert!(output.status.success(), "{backend}: {output:?}");
+        let told = "netlib: netlib_eventloop does nothing here, as another thread has run it\n";
+        assert_eq!(String::from_utf8_lossy(&output.stderr), told);
+    }
+}
+
+/// A thread that exits in a callback takes the process with it, as an exception does.
+#[test]
+fn a_thread_does_not_exit_in_a_callback() {
+    let Some(built) = &*THREADS else { return };
+    for backend in backends() {
+        let output = built.run(backend, &["a_thread_does_not_exit_in_a_callback"]);
+        assert_eq!(output.status.signal(), Some(6), "{output:?}");
+        let told = "netlib: an exception left a callback; the process ends\n";
+        assert_eq!(String::from_utf8_lossy(&output.stderr), told);
+    }
 }
 
 scenarios! {

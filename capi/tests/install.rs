@@ -24,13 +24,18 @@ fn a_program_is_built_by_what_pkg_config_says() {
         .output()
         .unwrap();
     assert!(status.status.success(), "{status:?}");
+    // Running takes the name with the version, and not the one for linking.
     let script = "cc $NETLIB_CAPI_CFLAGS -std=c11 -D_GNU_SOURCE tests/c/misuse.c \
-                  $(pkg-config --cflags --libs netlib) -o \"$PREFIX/misuse\" && \
-                  LD_LIBRARY_PATH=$PREFIX/lib \"$PREFIX/misuse\" null_and_negative_are_refused";
+                  $(pkg-config --cflags --libs netlib) -Wl,-rpath,\"$PREFIX/lib\" \
+                  -o \"$PREFIX/misuse\" && \
+                  rm \"$PREFIX/lib/libnetlib.so\" && \
+                  \"$PREFIX/misuse\" null_and_negative_are_refused";
     let output = Command::new("sh")
         .args(["-c", script])
         .current_dir(root)
         .env("PREFIX", &prefix)
+        // Cargo's own has the library as well.
+        .env_remove("LD_LIBRARY_PATH")
         .env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"))
         .output()
         .unwrap();

@@ -232,6 +232,33 @@ impl<A> Netlib<A> {
         self.reactor.queue(handle, bytes.len(), |pending| pending.extend_from_slice(bytes))
     }
 
+    /// How many bytes more may be sent on all sockets together, before `send` answers
+    /// [`SendError::Exhausted`]. A socket's own limit may allow less.
+    pub fn sendable_bytes(&self) -> usize {
+        self.reactor.room()
+    }
+
+    /// Queues bytes of which somebody was told already that they will be sent, such as a thread
+    /// that has left them in a queue for this loop. Only the socket's own limit refuses them; that
+    /// of all sockets together is the business of whoever made the promise, and asked
+    /// [`sendable_bytes`](Self::sendable_bytes) before.
+    ///
+    /// ```
+    /// use uring_netlib::{Handle, Netlib, SendError};
+    ///
+    /// /// Sends what a thread may count on because it was given `promised` bytes to fill.
+    /// fn keep(net: &mut Netlib<()>, to: Handle, promised: &[u8]) -> Result<(), SendError> {
+    ///     net.send_promised(to, promised).map(|_| ())
+    /// }
+    /// # let _ = keep;
+    /// ```
+    ///
+    /// # Errors
+    /// [`SendError`]: nothing was queued. Never `Exhausted`.
+    pub fn send_promised(&mut self, handle: Handle, bytes: &[u8]) -> Result<SendStatus, SendError> {
+        self.reactor.queue_promised(handle, bytes)
+    }
+
     /// Queues a PDU: the 16-byte header, and the message encoded straight into the pending bytes.
     ///
     /// ```

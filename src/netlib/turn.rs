@@ -44,7 +44,7 @@ impl<A> Netlib<A> {
     }
 
     /// One turn, for programs that have a loop of their own. Waits at most `wait_timeout`. What
-    /// callbacks ask for, be it to send or to close, is the kernel's from the next turn's beginning.
+    /// callbacks ask for, be it to send or to close, the kernel has once the next turn begins.
     ///
     /// # Errors
     /// As [`eventloop`](Self::eventloop).

@@ -20,7 +20,21 @@ impl<C> Reactor<C> {
         len: usize,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<SendStatus, SendError> {
-        self.admit(handle, len, (len, 0), |backlog, spare| write(backlog.pending(len, spare)))
+        let charge = Charge { own: len, shared: 0, max: self.sendable_max() };
+        self.admit(handle, len, charge, |backlog, spare| write(backlog.pending(len, spare)))
+    }
+
+    /// Queues bytes whatever all sockets together keep.
+    pub(crate) fn queue_promised(
+        &mut self,
+        handle: Handle,
+        bytes: &[u8],
+    ) -> Result<SendStatus, SendError> {
+        let len = bytes.len();
+        let charge = Charge { own: len, shared: 0, max: usize::MAX };
+        self.admit(handle, len, charge, |backlog, spare| {
+            backlog.pending(len, spare).extend_from_slice(bytes);
+        })
     }
 
     /// Queues a shared body by reference, or a copy of a short one.
@@ -35,7 +49,8 @@ impl<C> Reactor<C> {
         }
         let ledger = self.ledger;
         let body_len = if shared.is_counted_by(ledger) { 0 } else { len };
-        self.admit(handle, len, (PLACE_LEN, body_len), |backlog, spare| {
+        let charge = Charge { own: PLACE_LEN, shared: body_len, max: self.sendable_max() };
+        self.admit(handle, len, charge, |backlog, spare| {
             backlog.push(Queued::new(shared, ledger), spare);
         })
     }
@@ -44,6 +59,11 @@ impl<C> Reactor<C> {
     /// itself, as it cannot be refused.
     pub(crate) const fn has_room(&self, len: usize) -> bool {
         self.buffered.saturating_add(len) <= self.sendable_max()
+    }
+
+    /// How many bytes more may be queued.
+    pub(crate) const fn room(&self) -> usize {
+        self.sendable_max().saturating_sub(self.buffered)
     }
 
     /// Takes apart what was sent, or was given up and will not be.
@@ -117,19 +137,17 @@ impl<C> Reactor<C> {
         Some(handle)
     }
 
-    /// Lets `append` queue `len` bytes, if there is room for them. So many bytes are kept from
-    /// then on that were not: for this socket alone, and for whoever shares them. The one way in,
-    /// as [`recycle`](Self::recycle) is the way out.
+    /// Lets `append` queue `len` bytes, if there is room for them. The one way in, as
+    /// [`recycle`](Self::recycle) is the way out.
     #[inline]
     fn admit(
         &mut self,
         handle: Handle,
         len: usize,
-        (own, shared): (usize, usize),
+        Charge { own, shared, max }: Charge,
         append: impl FnOnce(&mut Backlog, &mut Spare),
     ) -> Result<SendStatus, SendError> {
         let buffered = self.buffered.saturating_add(own + shared);
-        let max = self.sendable_max();
         let socket = sendable(&mut self.sockets, handle)?;
         if len == 0 {
             return Ok(socket.backlog.status());
@@ -172,6 +190,16 @@ impl<C> Reactor<C> {
     const fn sendable_max(&self) -> usize {
         self.buffered_max - self.buffered_max / 8
     }
+}
+
+/// What is kept once bytes are queued, and was not before.
+struct Charge {
+    /// Bytes that are kept for that socket alone.
+    own: usize,
+    /// Those of a body that others share.
+    shared: usize,
+    /// How many all sockets together may keep then.
+    max: usize,
 }
 
 /// Keeps the memory of a body that nobody has any more.

@@ -7,10 +7,12 @@
 
 #include <netlib.h>
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -69,6 +71,24 @@ static inline net_handle_t listen_at(uint16_t *port, callback_t callback, void *
     CHECK(netlib_option(listener, NETLIB_OPT_GET_LOCAL_PORT, port) == NETLIB_OK);
     CHECK(*port != 0);
     return listener;
+}
+
+/* A peer outside of the library, with plain blocking calls. */
+static inline int connect_plainly(uint16_t port)
+{
+    struct sockaddr_in address = {0};
+    int peer = socket(AF_INET, SOCK_STREAM, 0);
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    CHECK(peer >= 0);
+    CHECK(connect(peer, (struct sockaddr *)&address, sizeof address) == 0);
+    return peer;
+}
+
+static inline void ignore(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    (void)data, (void)msg, (void)handle, (void)unused;
 }
 
 /* Takes all bytes that are there, and drops them; how many. */

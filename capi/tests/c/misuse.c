@@ -1,11 +1,6 @@
 /* What must not be done is answered, and breaks nothing. */
 #include "check.h"
 
-static void ignore(void *data, uint8_t msg, uint32_t handle, void *unused)
-{
-    (void)data, (void)msg, (void)handle, (void)unused;
-}
-
 /* Handles that nobody has are refused by everything, before and after the start. */
 static void unknown_handles_are_refused(void)
 {

@@ -1,32 +1,12 @@
 /* Sockets: what is told in which order, and what send, recv and close promise. */
 #include "check.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 static net_handle_t client = NETLIB_INVALID_HANDLE;
 static net_handle_t served = NETLIB_INVALID_HANDLE;
 static int received;
-
-/* A peer outside of the library, with plain blocking calls. */
-static int connect_plainly(uint16_t port)
-{
-    struct sockaddr_in address = {0};
-    int peer = socket(AF_INET, SOCK_STREAM, 0);
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    CHECK(peer >= 0);
-    CHECK(connect(peer, (struct sockaddr *)&address, sizeof address) == 0);
-    return peer;
-}
-
-static void ignore(void *data, uint8_t msg, uint32_t handle, void *unused)
-{
-    (void)data, (void)msg, (void)handle, (void)unused;
-}
 
 /* Notes everything, drains, and stops at the end of either side. */
 static void on_noted(void *data, uint8_t msg, uint32_t handle, void *parameter)

@@ -10,7 +10,8 @@ use socket2::SockRef;
 
 use super::super::token::Token;
 use super::super::{Chunk, Completion, Family, Form, LARGE_BYTES_PER_WAIT, Op, Outcome, Rest};
-use super::{Slot, Uring};
+use super::Uring;
+use super::slot::Slot;
 use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::Feature;

@@ -11,10 +11,12 @@ mod complete;
 mod exercise;
 mod gather;
 mod setup;
+mod slot;
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::thread::ThreadId;
 use std::time::Duration;
 use std::{fmt, io, mem};
 
@@ -34,7 +36,8 @@ use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::{Feature, Features};
 use crate::sys;
-use gather::{Gather, SpareGathers};
+use gather::SpareGathers;
+use slot::{Run, Slot};
 
 pub(crate) struct Uring {
     /// Dropped by hand, because it must go before the memory that the kernel writes to (D9).
@@ -44,8 +47,10 @@ pub(crate) struct Uring {
     wake_count: ManuallyDrop<Box<u64>>,
     waker: Waker,
     features: Features,
-    /// Requests that found the submission queue full and the kernel unwilling to empty it.
+    /// Requests from before the first wait, and those for which the submission queue was full.
     unsubmitted: VecDeque<squeue::Entry>,
+    /// Who made the ring, until the first wait: that is who may use it, and nobody else ever.
+    maker: Option<ThreadId>,
     gathers: SpareGathers,
     stock: Stock,
     /// Sockets with bytes for a large buffer, which wait for their turn, and how many went into
@@ -60,63 +65,6 @@ pub(crate) struct Uring {
     in_flight: usize,
     is_draining: bool,
     counters: DriverCounters,
-}
-
-/// One adopted socket.
-#[derive(Debug)]
-struct Slot {
-    socket: OwnedFd,
-    family: Family,
-    outstanding: Ops,
-    /// Those of the outstanding that were asked to end, and must not be started again.
-    cancelled: Ops,
-    /// What the kernel reads from while a send is outstanding, and where it finds the pieces of it
-    /// if there are several.
-    flight: Flight,
-    gather: Option<Box<Gather>>,
-    /// Bytes of all sends so far, as far as completions have told.
-    sent_in_all: u64,
-    /// What the receive that is outstanding goes into, or went into last.
-    form: Form,
-    /// Since when a multishot receive may have missed a reset.
-    run: Run,
-    /// It has: the single form takes over, and knows.
-    is_single: bool,
-    /// Where a connect goes to, for as long as the kernel may read it.
-    peer: Option<Box<SockAddr>>,
-}
-
-/// What is known of a multishot receive.
-///
-/// One that has just been armed, or that has taken more buffers in a row than the kernel takes in
-/// a go, may find data and a reset in one look; it then takes the data and waits for a second
-/// wake-up that never comes. At all other times a reset is a wake-up of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Run {
-    /// Armed, and the socket was not found empty since.
-    Fresh,
-    /// So many buffers since the socket was found empty.
-    Going(u8),
-}
-
-impl Run {
-    /// Half of what the kernel takes in a go, to be on the safe side.
-    const LONG: u8 = 16;
-
-    /// One buffer more. Whether a reset may have been missed: only when the socket is empty now.
-    fn note(&mut self, has_more: bool) -> bool {
-        match (*self, has_more) {
-            (Self::Fresh, true) => false,
-            (Self::Going(count), true) => {
-                *self = Self::Going((count + 1).min(Self::LONG));
-                false
-            }
-            (before, false) => {
-                *self = Self::Going(0);
-                before == Self::Fresh || before == Self::Going(Self::LONG)
-            }
-        }
-    }
 }
 
 impl Uring {
@@ -239,7 +187,7 @@ impl Uring {
     }
 
     fn queue(&mut self, entry: squeue::Entry) {
-        if !self.unsubmitted.is_empty() || !self.try_push(&entry) {
+        if self.maker.is_some() || !self.unsubmitted.is_empty() || !self.try_push(&entry) {
             self.unsubmitted.push_back(entry);
         }
     }
@@ -314,24 +262,29 @@ impl Uring {
 
     /// Ends every request and waits for their last completions. Whether it saw them all.
     fn drain(&mut self) -> bool {
+        if self.maker.is_some() {
+            return true; // The kernel has been told of none.
+        }
         self.is_draining = true;
         let handles: Vec<Handle> = self.slots.handles().collect();
         for handle in handles {
             self.cancel(handle, Ops::ALL);
         }
         self.submit_cancel(Token::new(Op::Wake, Handle::NONE));
-        let mut batch = Vec::new();
-        for _ in 0..DRAIN_WAITS {
+        let (mut batch, mut waits) = (Vec::new(), 0);
+        while waits < DRAIN_WAITS {
             self.refill();
             if self.enter(1, Some(DRAIN_WAIT)).is_err() {
                 // Whatever the kernel did not take, it does not touch.
                 return self.in_flight <= self.ring.submission().len() + self.unsubmitted.len();
             }
+            let before = self.in_flight;
             self.reap(&mut batch);
             batch.clear();
             if self.in_flight == 0 {
                 return true;
             }
+            waits += u32::from(self.in_flight >= before);
         }
         false
     }
@@ -345,25 +298,7 @@ impl Uring {
 impl Driver for Uring {
     fn adopt(&mut self, socket: Endpoint, family: Family, handle: Handle) -> io::Result<()> {
         let socket = socket.into_system()?;
-        let (outstanding, cancelled) = (Ops::NONE, Ops::NONE);
-        let flight = Flight::default();
-        // Multishot receives on Unix-domain sockets miss the end of the stream on kernels as
-        // late as 6.19; single ones do not.
-        let (run, is_single) = (Run::Fresh, family == Family::Unix);
-        let slot = Slot {
-            socket,
-            family,
-            outstanding,
-            cancelled,
-            flight,
-            gather: None,
-            sent_in_all: 0,
-            form: Form::Many,
-            run,
-            is_single,
-            peer: None,
-        };
-        self.slots.insert(handle, slot);
+        self.slots.insert(handle, Slot::new(socket, family));
         Ok(())
     }
 
@@ -427,6 +362,7 @@ impl Driver for Uring {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
+        self.make_mine()?;
         self.buffers.publish();
         self.serve_readable();
         self.refill();
@@ -491,17 +427,6 @@ impl Driver for Uring {
 }
 
 impl Slot {
-    fn start(&mut self, op: Op) {
-        assert!(!self.outstanding.has(op), "D4: one {op:?} per handle");
-        self.outstanding.insert(op);
-    }
-
-    /// Notes that the operation is over.
-    fn end(&mut self, op: Op) {
-        self.outstanding.remove(op);
-        self.cancelled.remove(op);
-    }
-
     /// Takes a rest out of a receive that is over, with `len` bytes that the kernel added to it.
     /// `None` for a receive of another kind.
     fn land_rest(&mut self, len: usize) -> Option<Rest> {
@@ -514,25 +439,6 @@ impl Slot {
         // it was given no more than there was room for.
         unsafe { buffer.set_len(len) };
         Some(rest)
-    }
-
-    /// With WAITALL the kernel itself waits for room, and completes once for all bytes. Unix-domain
-    /// sockets do without: no one but us counts what has left them, see [`Driver::progress`].
-    fn send_flags(&self) -> i32 {
-        match self.family {
-            Family::Inet => libc::MSG_NOSIGNAL | libc::MSG_WAITALL,
-            Family::Unix => libc::MSG_NOSIGNAL,
-        }
-    }
-}
-
-impl Family {
-    /// As for sends. What came of a rest that was cut short shows why in TCP's state alone.
-    const fn receive_flags(self) -> i32 {
-        match self {
-            Self::Inet => libc::MSG_WAITALL,
-            Self::Unix => 0,
-        }
     }
 }
 
@@ -563,31 +469,6 @@ impl fmt::Debug for Uring {
 
 const POLL_IN: u32 = libc::POLLIN.cast_unsigned() as u32;
 
-/// How long a dropped driver waits for its requests to end, in steps: 2 s in all.
+/// How long a dropped driver waits for the next of its requests to end, in steps: 2 s in all.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);
 const DRAIN_WAITS: u32 = 100;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A missed reset is looked for when a receive finds the socket empty for the first time since
-    /// it was armed, or after many buffers in a row; else never, as the look is a system call.
-    #[test]
-    fn a_missed_reset_is_looked_for_once_an_arming() {
-        let mut run = Run::Fresh;
-        assert!(!run.note(true) && !run.note(true));
-        assert!(run.note(false), "empty for the first time");
-        for _ in 0..100 {
-            assert!(!run.note(false), "small messages cost no look");
-        }
-        for _ in 0..Run::LONG - 1 {
-            assert!(!run.note(true));
-        }
-        assert!(!run.note(false), "a short run");
-        for _ in 0..2 * Run::LONG {
-            assert!(!run.note(true));
-        }
-        assert!(run.note(false), "a long run");
-    }
-}

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::thread;
 
 use io_uring::IoUring;
 
@@ -57,6 +58,7 @@ impl Uring {
             waker,
             features,
             unsubmitted: VecDeque::new(),
+            maker: None,
             gathers: SpareGathers::new(),
             stock: Stock::default(),
             readable: VecDeque::new(),
@@ -69,8 +71,35 @@ impl Uring {
         };
         driver.submit_wake();
         exercise::run(&mut driver)?;
+        // Nothing is asked of the kernel from here until the first wait, which may be another
+        // thread's.
+        if !driver.drain() {
+            let errno = Errno(libc::ETIMEDOUT);
+            return Err(UringError::SelfTest { step: "end what was tried", errno });
+        }
+        driver.is_draining = false;
+        driver.maker = Some(thread::current().id());
+        driver.submit_wake();
         driver.counters = DriverCounters::default();
         Ok(driver)
+    }
+
+    /// The ring belongs to the thread that waits first. Where another one has made it, it is made
+    /// anew, in the way that was found to work: the kernel knows who made a ring, and of this one
+    /// it knows no more.
+    pub(super) fn make_mine(&mut self) -> io::Result<()> {
+        let Some(maker) = self.maker else { return Ok(()) };
+        if maker != thread::current().id() {
+            let ring = build(self.features, self.ring.params().sq_entries())?;
+            let pool = self.buffers.pool();
+            let len = u32::try_from(pool.buffer_len()).expect("at most 1 MiB");
+            let buffers = BufRing::register(&ring, Pool::new(pool.count(), len)?)?;
+            // In this order, as the former ring knows the former buffers (D9).
+            *self.ring = ring;
+            *self.buffers = buffers;
+        }
+        self.maker = None;
+        Ok(())
     }
 }
 
@@ -145,3 +174,34 @@ const COMPLETIONS_PER_ENTRY: u32 = 4;
 
 /// The smallest queue that is tried when memory is short.
 const ENTRIES_MIN: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::super::super::{Driver, Family};
+    use super::*;
+    use crate::event::Handle;
+
+    /// All requests are waited for when the ring goes, also where their ends come a few at a time.
+    #[test]
+    fn many_requests_end_before_the_ring_goes() {
+        let Ok(mut driver) = Uring::new(&Options::new()) else {
+            return println!("SKIPPED: there is no io_uring");
+        };
+        let (near, _far) = UnixStream::pair().unwrap();
+        // The kernel hands out the ends of deferred requests by twenty.
+        for index in 0..2500 {
+            let Ok(near) = near.try_clone() else {
+                return println!("SKIPPED: too few descriptors");
+            };
+            let handle = Handle::new(index, 1);
+            driver.adopt(OwnedFd::from(near).into(), Family::Unix, handle).unwrap();
+            driver.receive(handle);
+        }
+        driver.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+        assert!(driver.drain(), "{driver:?}");
+    }
+}

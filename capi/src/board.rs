@@ -1,0 +1,362 @@
+//! What senders may know of sockets without touching the library: whether one is open, how many
+//! bytes there is room for, and who was told that there is none.
+//!
+//! Any thread asks, and any signal handler, whatever it has interrupted: nothing here takes a
+//! lock, allocates or waits. A sender *takes* room before it puts bytes into the outbox, so what is
+//! in the outbox always has its place, and the answer of a send is final. Only the owner of the
+//! library opens and closes sockets, and finds new room for them.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::foreign::Failure;
+use crate::numbers::{INDEX_BITS, PLACES_MAX, index_of};
+
+/// A cell for each place of a handle's number.
+pub(crate) struct Board {
+    cells: [AtomicU64; PLACES_MAX],
+    /// For a socket that is listed: who was listed before it, as a place and one; 0 for nobody.
+    listed_before: [AtomicU32; PLACES_MAX],
+    /// Who was listed last.
+    listed_last: AtomicU32,
+}
+
+/// What can be done with a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Closed,
+    /// It listens or connects.
+    Unconnected,
+    Open,
+    /// The connection is over, and its program is about to be told, or is being told.
+    Ended,
+}
+
+/// Where the bytes go for which room is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Outbox,
+    /// To the runtime, by its owner.
+    Direct,
+}
+
+/// What a cell's number holds, in 11, 2, 1, 1, 19 and 30 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cell {
+    /// The upper bits of the handle's number.
+    turn: u32,
+    standing: Standing,
+    /// Somebody was refused, and is owed a `WRITE`.
+    is_refused: bool,
+    /// It is in the list of those that were, whichever socket it was then.
+    is_listed: bool,
+    /// Bytes that are in the outbox, or will be in a moment.
+    boxed: u32,
+    /// Bytes that may be taken yet. There may be room for more, which the owner finds out.
+    room: u32,
+}
+
+impl Board {
+    pub(crate) const fn new() -> Self {
+        Self {
+            cells: [const { AtomicU64::new(0) }; PLACES_MAX],
+            listed_before: [const { AtomicU32::new(0) }; PLACES_MAX],
+            listed_last: AtomicU32::new(0),
+        }
+    }
+
+    /// From now on there is this socket.
+    pub(crate) fn open(&self, number: i32, standing: Standing, room: usize) {
+        let (turn, room) = (turn_of(number), small(room));
+        self.change(number, |Cell { is_listed, .. }| {
+            Some(Cell { turn, standing, is_refused: false, is_listed, boxed: 0, room })
+        });
+    }
+
+    pub(crate) fn set_standing(&self, number: i32, standing: Standing) {
+        self.change_own(number, |cell| Some(Cell { standing, ..cell }));
+    }
+
+    /// From now on there is no such socket.
+    pub(crate) fn close(&self, number: i32) {
+        self.change_own(number, |Cell { is_listed, .. }| {
+            Some(Cell { is_listed, ..Cell::unpack(0) })
+        });
+    }
+
+    /// Takes room for as many of `len` bytes as there is. What goes by way of the outbox is given
+    /// back if it does not get in, and [landed](Self::land) when it comes out.
+    pub(crate) fn take(&self, number: i32, len: usize, way: Way) -> Result<usize, Failure> {
+        let len = small(len);
+        let before = self.change_own(number, |cell| {
+            let taken = cell.may_take(len, way);
+            (taken > 0).then(|| cell.with_taken(taken, way))
+        });
+        let before = before.unwrap_or(Cell::unpack(0));
+        match before.standing {
+            Standing::Closed => Err(libc::EBADF),
+            Standing::Unconnected => Err(libc::ENOTCONN),
+            Standing::Ended => Err(libc::EPIPE),
+            Standing::Open => Ok(before.may_take(len, way) as usize),
+        }
+    }
+
+    /// Gives back what was taken for the outbox and did not get in.
+    pub(crate) fn give_back(&self, number: i32, len: usize) {
+        let len = small(len);
+        self.change_own(number, |cell| {
+            let room = (cell.room + len).min(ROOM_MAX);
+            Some(Cell { boxed: cell.boxed.saturating_sub(len), room, ..cell })
+        });
+    }
+
+    /// What was taken has come out of the outbox. The room that is left, as far as the board knows.
+    pub(crate) fn land(&self, number: i32, len: usize) -> usize {
+        let boxed = small(len);
+        let before = self.change_own(number, |cell| {
+            Some(Cell { boxed: cell.boxed.saturating_sub(boxed), ..cell })
+        });
+        before.map_or(usize::MAX, |cell| cell.room as usize)
+    }
+
+    /// A socket has room for so many bytes, those in the outbox included.
+    pub(crate) fn renew(&self, number: i32, room: usize) {
+        let room = small(room);
+        self.change_own(number, |cell| {
+            Some(Cell { room: room.saturating_sub(cell.boxed), ..cell })
+        });
+    }
+
+    /// Notes that somebody was told that there is no room for all. Whether it is news.
+    pub(crate) fn refuse(&self, number: i32) -> bool {
+        let before = self.change_own(number, |cell| {
+            let is_news = cell.standing == Standing::Open && !cell.is_refused;
+            is_news.then_some(Cell { is_refused: true, is_listed: true, ..cell })
+        });
+        let Some(before) = before else { return false };
+        let is_news = before.standing == Standing::Open && !before.is_refused;
+        if is_news && !before.is_listed {
+            let place = index_of(number);
+            let mut last = self.listed_last.load(Ordering::Relaxed);
+            loop {
+                self.listed_before[place as usize].store(last, Ordering::Relaxed);
+                let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+                match self.listed_last.compare_exchange_weak(last, place + 1, order, failed) {
+                    Ok(_) => break,
+                    Err(newer) => last = newer,
+                }
+            }
+        }
+        is_news
+    }
+
+    pub(crate) fn has_listed(&self) -> bool {
+        self.listed_last.load(Ordering::Acquire) != 0
+    }
+
+    /// Takes out of the list who was refused since, the last one first.
+    pub(crate) fn take_listed(&self, mut each: impl FnMut(i32)) {
+        let mut last = self.listed_last.swap(0, Ordering::AcqRel);
+        while let Some(place) = last.checked_sub(1) {
+            // Before the mark goes, after which it may be listed again.
+            last = self.listed_before[place as usize].load(Ordering::Relaxed);
+            let number = i32::try_from(place).expect("20 bits");
+            let cell = self.change(number, |cell| Some(Cell { is_listed: false, ..cell }));
+            if cell.is_refused {
+                each(i32::try_from(cell.turn).expect("11 bits") << INDEX_BITS | number);
+            }
+        }
+    }
+
+    /// Whether somebody is owed a `WRITE`; not any more from now on.
+    pub(crate) fn forgive(&self, number: i32) -> bool {
+        let before = self.change_own(number, |cell| {
+            cell.is_refused.then_some(Cell { is_refused: false, ..cell })
+        });
+        before.is_some_and(|cell| cell.is_refused)
+    }
+
+    /// Changes the cell of a number, if it is that number's. What it was, if so.
+    fn change_own(&self, number: i32, change: impl Fn(Cell) -> Option<Cell>) -> Option<Cell> {
+        let turn = turn_of(number);
+        let is_own = |cell: Cell| cell.turn == turn;
+        let before = self.change(number, |cell| if is_own(cell) { change(cell) } else { None });
+        is_own(before).then_some(before)
+    }
+
+    /// Changes the cell of a place. What it was, also where it was left so.
+    fn change(&self, number: i32, change: impl Fn(Cell) -> Option<Cell>) -> Cell {
+        let cell = &self.cells[index_of(number) as usize];
+        let change = |bits| change(Cell::unpack(bits)).map(Cell::pack);
+        let before = cell.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+        Cell::unpack(before.unwrap_or_else(|same| same))
+    }
+}
+
+impl Cell {
+    /// How many of `len` bytes there is room for.
+    fn may_take(self, len: u32, way: Way) -> u32 {
+        match (self.standing, way) {
+            (Standing::Open, Way::Outbox) => len.min(self.room).min(BOXED_MAX - self.boxed),
+            (Standing::Open, Way::Direct) => len.min(self.room),
+            _ => 0,
+        }
+    }
+
+    fn with_taken(self, taken: u32, way: Way) -> Self {
+        let boxed = if way == Way::Outbox { taken } else { 0 };
+        Self { boxed: self.boxed + boxed, room: self.room - taken, ..self }
+    }
+
+    const fn pack(self) -> u64 {
+        let standing = match self.standing {
+            Standing::Closed => 0,
+            Standing::Unconnected => 1,
+            Standing::Open => 2,
+            Standing::Ended => 3,
+        };
+        (self.turn as u64) << 53
+            | standing << 51
+            | (self.is_refused as u64) << 50
+            | (self.is_listed as u64) << 49
+            | (self.boxed as u64) << 30
+            | self.room as u64
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "each part is cut to its width")]
+    const fn unpack(bits: u64) -> Self {
+        Self {
+            turn: (bits >> 53) as u32,
+            standing: match bits >> 51 & 3 {
+                0 => Standing::Closed,
+                1 => Standing::Unconnected,
+                2 => Standing::Open,
+                _ => Standing::Ended,
+            },
+            is_refused: bits >> 50 & 1 == 1,
+            is_listed: bits >> 49 & 1 == 1,
+            boxed: (bits >> 30) as u32 & BOXED_MAX,
+            room: bits as u32 & ROOM_MAX,
+        }
+    }
+}
+
+const fn turn_of(number: i32) -> u32 {
+    number.cast_unsigned() >> INDEX_BITS
+}
+
+/// A count of bytes; of more than a cell can hold, that much.
+fn small(len: usize) -> u32 {
+    u32::try_from(len).map_or(ROOM_MAX, |len| len.min(ROOM_MAX))
+}
+
+const ROOM_MAX: u32 = (1 << 30) - 1;
+const BOXED_MAX: u32 = (1 << 19) - 1;
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const ONE: i32 = 5 << INDEX_BITS | 3;
+    const LATER: i32 = 6 << INDEX_BITS | 3;
+    const OTHER: i32 = 1 << INDEX_BITS | 4;
+
+    /// A board with room for a thousand bytes on one socket.
+    fn prepared(board: &'static Board) -> &'static Board {
+        board.open(ONE, Standing::Open, 1000);
+        board
+    }
+
+    fn listed(board: &Board) -> Vec<i32> {
+        let mut all = Vec::new();
+        board.take_listed(|number| all.push(number));
+        all
+    }
+
+    /// Room is taken as far as it goes, by whichever way, and is there again when it is given back.
+    #[test]
+    fn room_is_taken_once() {
+        static BOARD: Board = Board::new();
+        let board = prepared(&BOARD);
+        assert_eq!(board.take(ONE, 600, Way::Outbox), Ok(600));
+        assert_eq!(board.take(ONE, 600, Way::Direct), Ok(400));
+        assert_eq!(board.take(ONE, 1, Way::Outbox), Ok(0));
+        board.give_back(ONE, 600);
+        assert_eq!(board.take(ONE, 700, Way::Outbox), Ok(600));
+        assert_eq!(board.land(ONE, 600), 0);
+        board.renew(ONE, 50);
+        assert_eq!(board.take(ONE, 60, Way::Outbox), Ok(50));
+        board.renew(ONE, 70);
+        assert_eq!(board.take(ONE, 60, Way::Outbox), Ok(20), "the rest is in the outbox");
+    }
+
+    /// A number that is not open takes nothing, and is told why.
+    #[test]
+    fn each_standing_has_its_answer() {
+        static BOARD: Board = Board::new();
+        let board = prepared(&BOARD);
+        for unknown in [0, -1, 3, i32::MIN, i32::MAX, LATER, OTHER] {
+            assert_eq!(board.take(unknown, 1, Way::Outbox), Err(libc::EBADF), "{unknown}");
+            assert!(!board.refuse(unknown));
+        }
+        for (standing, failure) in [
+            (Standing::Unconnected, libc::ENOTCONN),
+            (Standing::Ended, libc::EPIPE),
+            (Standing::Closed, libc::EBADF),
+        ] {
+            board.set_standing(ONE, standing);
+            assert_eq!(board.take(ONE, 0, Way::Outbox), Err(failure));
+            assert_eq!(board.take(ONE, 1, Way::Outbox), Err(failure));
+            assert!(!board.refuse(ONE));
+        }
+    }
+
+    /// Who is refused is listed once, also when its place has gone to another meanwhile.
+    #[test]
+    fn the_refused_are_listed_once() {
+        static BOARD: Board = Board::new();
+        let board = prepared(&BOARD);
+        board.open(OTHER, Standing::Open, 1);
+        assert!(board.refuse(ONE) && !board.refuse(ONE) && board.refuse(OTHER));
+        assert_eq!(listed(board), [OTHER, ONE]);
+        assert_eq!(listed(board), []);
+        assert!(!board.refuse(ONE), "it is owed its message still");
+        assert!(board.forgive(ONE) && !board.forgive(ONE));
+        assert!(board.refuse(ONE));
+        board.close(ONE);
+        board.open(LATER, Standing::Open, 1);
+        assert!(board.refuse(LATER) && !board.forgive(OTHER | 1));
+        assert_eq!(listed(board), [LATER]);
+    }
+
+    /// Threads that take and give back at once never have more than there is, and lose nothing.
+    #[test]
+    fn threads_share_the_room() {
+        static BOARD: Board = Board::new();
+        let board = prepared(&BOARD);
+        thread::scope(|scope| {
+            for len in [300, 600, 900] {
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        let taken = board.take(ONE, len, Way::Outbox).unwrap();
+                        assert!(taken <= 1000);
+                        if taken.is_multiple_of(2) {
+                            board.give_back(ONE, taken);
+                        } else {
+                            board.land(ONE, taken);
+                            board.refuse(ONE);
+                        }
+                    }
+                });
+            }
+            for _ in 0..2000 {
+                listed(board);
+            }
+        });
+        board.renew(ONE, 1000);
+        assert_eq!(board.take(ONE, 2000, Way::Outbox), Ok(1000));
+    }
+}
