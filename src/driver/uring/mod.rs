@@ -358,7 +358,10 @@ impl Driver for Uring {
     fn close(&mut self, handle: Handle) {
         let slot = self.slots.remove(handle).expect("only an adopted socket is closed");
         assert!(slot.outstanding.is_empty(), "a socket is closed with nothing outstanding (I3)");
-        self.submit_close(slot.socket);
+        // Before the first wait there may never be one; dropped, it is closed at once.
+        if self.maker.is_none() {
+            self.submit_close(slot.socket);
+        }
     }
 
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {

@@ -177,6 +177,7 @@ const ENTRIES_MIN: u32 = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
@@ -184,6 +185,29 @@ mod tests {
     use super::super::super::{Driver, Family};
     use super::*;
     use crate::event::Handle;
+
+    /// A socket that is closed before the first wait is closed, whether there is one or not; and so
+    /// is one that is closed after it, in the next.
+    #[test]
+    fn a_closed_socket_is_closed_for_its_peer() {
+        for waits in [0, 1] {
+            let Ok(mut driver) = Uring::new(&Options::new()) else {
+                return println!("SKIPPED: there is no io_uring");
+            };
+            let (near, mut far) = UnixStream::pair().unwrap();
+            far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let handle = Handle::new(0, 1);
+            driver.adopt(OwnedFd::from(near).into(), Family::Unix, handle).unwrap();
+            for _ in 0..waits {
+                driver.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+            }
+            driver.close(handle);
+            for _ in 0..waits {
+                driver.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+            }
+            assert_eq!(far.read(&mut [0]).unwrap(), 0, "after {waits} waits");
+        }
+    }
 
     /// All requests are waited for when the ring goes, also where their ends come a few at a time.
     #[test]
