@@ -147,6 +147,10 @@ impl Driver for Auto {
         either!(self, driver => driver.cancel(handle, ops));
     }
 
+    fn finish_closes(&mut self) {
+        either!(self, driver => driver.finish_closes());
+    }
+
     fn close(&mut self, handle: Handle) {
         either!(self, driver => driver.close(handle));
     }

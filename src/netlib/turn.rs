@@ -37,18 +37,25 @@ impl<A> Netlib<A> {
         self.is_running = true;
         let mut result = Ok(());
         while result.is_ok() && !self.remote.take_stop() {
-            result = self.turn(app, wait_timeout);
+            result = self.turn_alone(app, wait_timeout);
         }
         self.is_running = false;
+        self.driver.finish_closes();
         result
     }
 
-    /// One turn, for programs that have a loop of their own. Waits at most `wait_timeout`. What
-    /// callbacks ask for, be it to send or to close, the kernel has once the next turn begins.
+    /// One turn, for programs that have a loop of their own. Waits at most `wait_timeout`.
     ///
     /// # Errors
     /// As [`eventloop`](Self::eventloop).
     pub fn turn(&mut self, app: &mut A, wait_timeout: Duration) -> Result<(), RunError> {
+        let result = self.turn_alone(app, wait_timeout);
+        // There may be no other turn that does it.
+        self.driver.finish_closes();
+        result
+    }
+
+    fn turn_alone(&mut self, app: &mut A, wait_timeout: Duration) -> Result<(), RunError> {
         if mem::replace(&mut self.is_in_turn, true) {
             return Err(RunError::Nested);
         }

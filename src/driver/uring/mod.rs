@@ -61,6 +61,8 @@ pub(crate) struct Uring {
     settled: Vec<Completion>,
     /// Where completions are copied to before they are looked at; kept for its memory.
     reaped: Vec<cqueue::Entry>,
+    /// Closes may wait to be submitted.
+    has_closed: bool,
     /// Requests without a last completion, the driver's own included.
     in_flight: usize,
     is_draining: bool,
@@ -178,6 +180,7 @@ impl Uring {
     fn submit_close(&mut self, socket: OwnedFd) {
         let entry = opcode::Close::new(Fd(socket.into_raw_fd())).build();
         self.queue(entry.flags(squeue::Flags::SKIP_SUCCESS));
+        self.has_closed = true;
     }
 
     /// Queues a request. It counts as in flight from here on, wherever it waits.
@@ -364,6 +367,14 @@ impl Driver for Uring {
         }
     }
 
+    fn finish_closes(&mut self) {
+        if mem::take(&mut self.has_closed) {
+            self.refill();
+            // If the kernel cannot take them now, the next wait tells why.
+            let _ = self.enter(0, None);
+        }
+    }
+
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()> {
         self.make_mine()?;
         self.buffers.publish();
@@ -383,6 +394,7 @@ impl Driver for Uring {
             self.enter(1, timeout)?;
         }
         self.large_bytes = 0;
+        self.has_closed = false;
         self.reap(batch);
         Ok(())
     }

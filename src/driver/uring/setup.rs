@@ -65,6 +65,7 @@ impl Uring {
             large_bytes: 0,
             settled: Vec::new(),
             reaped: Vec::new(),
+            has_closed: false,
             in_flight: 0,
             is_draining: false,
             counters: DriverCounters::default(),
