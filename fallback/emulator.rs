@@ -402,9 +402,13 @@ impl Slot {
 
     fn send(&mut self) -> Step {
         match self.send_pieces() {
-            Ok(len) => {
+            Ok((len, is_short)) => {
                 self.flight.advance(len);
                 self.sent_in_all += len as u64;
+                if is_short {
+                    self.writable = false;
+                    return Step::Blocked;
+                }
                 if !self.flight.is_over() {
                     return Step::Again;
                 }
@@ -424,19 +428,25 @@ impl Slot {
         }
     }
 
-    /// Sends what fits of the flight's next pieces, in one call.
-    fn send_pieces(&self) -> io::Result<usize> {
+    /// Sends what fits of the flight's next pieces, in one call: how many bytes, and whether the
+    /// socket has no room for more. The kernel then makes an edge when it has some again, as after
+    /// a call that would block.
+    fn send_pieces(&self) -> io::Result<(usize, bool)> {
+        let is_short = |sent: usize, offered: usize| sent < offered.min(CALL_BYTES_MAX);
         if let Some(only) = self.flight.only_piece() {
-            return sys::send(self.socket.as_fd(), only);
+            let sent = sys::send(self.socket.as_fd(), only)?;
+            return Ok((sent, is_short(sent, only.len())));
         }
         let mut slices = [IoSlice::new(&[]); PIECES_PER_CALL];
-        let mut count = 0;
+        let (mut count, mut offered) = (0, 0);
         for (slice, piece) in slices.iter_mut().zip(self.flight.rest()) {
             *slice = IoSlice::new(piece);
             count += 1;
+            offered += piece.len();
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        SockRef::from(&self.socket).send_vectored_with_flags(&slices[..count], flags)
+        let sent = SockRef::from(&self.socket).send_vectored_with_flags(&slices[..count], flags)?;
+        Ok((sent, is_short(sent, offered)))
     }
 
     fn finish_connect(&self) -> Step {
@@ -552,6 +562,9 @@ const PASSES_MAX: usize = 2;
 
 /// Pieces that one call sends; what is behind them goes with the next.
 const PIECES_PER_CALL: usize = 64;
+
+/// Bytes that the kernel takes in one call at most, whatever room the socket has.
+const CALL_BYTES_MAX: usize = 0x7fff_f000;
 
 /// Buffers that one socket may fill in one step.
 const READS_PER_STEP: usize = 16;
