@@ -149,11 +149,11 @@ impl Epoll {
         self.enqueue(handle);
     }
 
-    /// Gives the runnable sockets one step each a pass, until the batch is full.
-    fn run(&mut self, batch: &mut Vec<Completion>) {
+    /// Gives the runnable sockets one step each a pass, until the batch has so many completions.
+    fn run(&mut self, batch: &mut Vec<Completion>, full: usize) {
         for _ in 0..PASSES_MAX {
             for _ in 0..self.runnable.len() {
-                if batch.len() >= BATCH_MAX {
+                if batch.len() >= full {
                     return;
                 }
                 let Some(handle) = self.runnable.pop_front() else { return };
@@ -279,8 +279,20 @@ impl Driver for Epoll {
 
     fn send(&mut self, handle: Handle, outgoing: Outgoing) {
         assert!(!outgoing.is_empty(), "D5: a send has bytes");
-        self.slots.expect_mut(handle).flight = Flight::new(outgoing);
-        self.start(handle, Op::Send);
+        let slot = self.slots.expect_mut(handle);
+        assert!(!slot.outstanding.has(Op::Send), "D4: one send per handle");
+        slot.flight = Flight::new(outgoing);
+        slot.outstanding.insert(Op::Send);
+        if !slot.writable {
+            return;
+        }
+        // The answers of one turn leave at once, and not behind what other sockets have to read.
+        self.counters.sends += 1;
+        match slot.send() {
+            Step::Yield { outcome, .. } => self.settle(handle, outcome),
+            Step::Again => self.enqueue(handle),
+            Step::Blocked => {}
+        }
     }
 
     fn end(&mut self, handle: Handle, end: End) {
@@ -317,7 +329,9 @@ impl Driver for Epoll {
         let before = batch.len();
         self.large_bytes = 0;
         batch.append(&mut self.settled);
-        self.run(batch);
+        // What is settled has had its system call, so it takes no room of what is still to be done.
+        let full = batch.len() + BATCH_MAX;
+        self.run(batch, full);
         // Whoever has completions takes them before anything else is waited for. Looking for
         // events is skipped at most once in a row, so that busy sockets do not hide idle ones.
         let has_some = batch.len() > before;
@@ -328,7 +342,7 @@ impl Driver for Epoll {
         self.has_skipped = false;
         let must_return = has_some || !self.runnable.is_empty();
         self.look_for_events(if must_return { Some(Duration::ZERO) } else { timeout })?;
-        self.run(batch);
+        self.run(batch, full);
         Ok(())
     }
 
@@ -388,9 +402,13 @@ impl Slot {
 
     fn send(&mut self) -> Step {
         match self.send_pieces() {
-            Ok(len) => {
+            Ok((len, is_short)) => {
                 self.flight.advance(len);
                 self.sent_in_all += len as u64;
+                if is_short {
+                    self.writable = false;
+                    return Step::Blocked;
+                }
                 if !self.flight.is_over() {
                     return Step::Again;
                 }
@@ -410,19 +428,25 @@ impl Slot {
         }
     }
 
-    /// Sends what fits of the flight's next pieces, in one call.
-    fn send_pieces(&self) -> io::Result<usize> {
+    /// Sends what fits of the flight's next pieces, in one call: how many bytes, and whether the
+    /// socket has no room for more. The kernel then makes an edge when it has some again, as after
+    /// a call that would block.
+    fn send_pieces(&self) -> io::Result<(usize, bool)> {
+        let is_short = |sent: usize, offered: usize| sent < offered.min(CALL_BYTES_MAX);
         if let Some(only) = self.flight.only_piece() {
-            return sys::send(self.socket.as_fd(), only);
+            let sent = sys::send(self.socket.as_fd(), only)?;
+            return Ok((sent, is_short(sent, only.len())));
         }
         let mut slices = [IoSlice::new(&[]); PIECES_PER_CALL];
-        let mut count = 0;
+        let (mut count, mut offered) = (0, 0);
         for (slice, piece) in slices.iter_mut().zip(self.flight.rest()) {
             *slice = IoSlice::new(piece);
             count += 1;
+            offered += piece.len();
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        SockRef::from(&self.socket).send_vectored_with_flags(&slices[..count], flags)
+        let sent = SockRef::from(&self.socket).send_vectored_with_flags(&slices[..count], flags)?;
+        Ok((sent, is_short(sent, offered)))
     }
 
     fn finish_connect(&self) -> Step {
@@ -538,6 +562,9 @@ const PASSES_MAX: usize = 2;
 
 /// Pieces that one call sends; what is behind them goes with the next.
 const PIECES_PER_CALL: usize = 64;
+
+/// Bytes that the kernel takes in one call at most, whatever room the socket has.
+const CALL_BYTES_MAX: usize = 0x7fff_f000;
 
 /// Buffers that one socket may fill in one step.
 const READS_PER_STEP: usize = 16;

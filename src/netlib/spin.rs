@@ -4,7 +4,7 @@
 //! comes soon; where it does not, looking is wasted. Which it is depends on the load and on the
 //! machine, and is not guessed here but measured: the CPU time of the thread for each completion,
 //! for a stretch of waits one way and now and then a stretch the other way. The cheaper way is
-//! kept until the next try.
+//! kept until the next try. A try that turns out to be far dearer is given up before its end.
 //!
 //! Reads no clock: it is told what was waited for, and asks for the CPU time where it needs it.
 
@@ -17,6 +17,8 @@ pub(super) struct Spin {
     /// How long it is looked for at most; zero for never.
     span: Duration,
     is_looking: bool,
+    /// The way in hand was the dearer one when it was measured last.
+    is_trying: bool,
     /// Of the stretch in hand.
     waits: u32,
     completions: u64,
@@ -33,6 +35,7 @@ impl Spin {
         Self {
             span,
             is_looking: false,
+            is_trying: false,
             waits: 0,
             completions: 0,
             start: None,
@@ -46,15 +49,16 @@ impl Spin {
         self.is_looking.then_some(self.span)
     }
 
-    /// A wait that could have slept has yielded so many completions. At the end of a stretch the
-    /// thread's CPU time is asked for.
+    /// A wait that could have slept has yielded so many completions. At the end of a stretch, and
+    /// once early in a try, the thread's CPU time is asked for.
     pub(super) fn note(&mut self, completions: usize, cpu_time: impl FnOnce() -> Duration) {
         if self.span.is_zero() {
             return;
         }
         self.waits += 1;
         self.completions += completions as u64;
-        if self.waits < STRETCH && self.start.is_some() {
+        let is_early = self.waits < STRETCH && self.start.is_some();
+        if is_early && !(self.is_trying && self.waits == GLANCE) {
             return;
         }
         let now = cpu_time();
@@ -62,7 +66,11 @@ impl Spin {
             && self.completions > 0
         {
             let nanos = u64::try_from(now.saturating_sub(start).as_nanos()).unwrap_or(u64::MAX);
-            self.judge(nanos / self.completions);
+            let cost = nanos / self.completions;
+            if is_early && !self.is_far_dearer(cost) {
+                return;
+            }
+            self.judge(cost);
         }
         self.start = Some(now);
         self.waits = 0;
@@ -71,27 +79,43 @@ impl Spin {
 
     /// A stretch is over, and this is what it cost.
     fn judge(&mut self, cost: u64) {
-        self.costs[usize::from(self.is_looking)] = Some(cost);
+        let known = &mut self.costs[usize::from(self.is_looking)];
+        *known = match *known {
+            // Whatever disturbs a stretch makes it dearer, so that alone does not end a way.
+            Some(before) if cost > before && !self.is_trying => Some(before + (cost - before) / 4),
+            _ => Some(cost),
+        };
         let [Some(asleep), Some(looking)] = self.costs else {
             self.is_looking = !self.is_looking;
             return;
         };
         let is_better = looking <= asleep;
+        self.is_trying = self.is_looking == is_better && self.stretches_left == 0;
         if self.is_looking != is_better {
             self.is_looking = is_better;
             self.stretches_left = BETWEEN_TRIES;
-        } else if self.stretches_left == 0 {
+        } else if self.is_trying {
             self.is_looking = !self.is_looking;
         } else {
             self.stretches_left -= 1;
         }
+    }
+
+    /// Whether the way in hand costs so much more than the other that a few waits are enough to
+    /// say so.
+    fn is_far_dearer(&self, cost: u64) -> bool {
+        self.costs[usize::from(!self.is_looking)].is_some_and(|other| cost > other + other / 4)
     }
 }
 
 /// Waits of a stretch.
 const STRETCH: u32 = 256;
 
-/// Stretches between two tries of the way that was dearer: what a try costs counts for 1/32.
+/// Waits after which a try is looked at for the first time.
+const GLANCE: u32 = STRETCH / 8;
+
+/// Stretches between two tries of the way that was dearer: what a try costs counts for 1/32, and
+/// for an eighth of that where it is far dearer.
 const BETWEEN_TRIES: u32 = 31;
 
 #[cfg(test)]
@@ -136,6 +160,45 @@ mod tests {
         assert!(looking(&mut spin, 100, 20, 30) < 15);
         looking(&mut spin, 100, 30, 20);
         assert!(looking(&mut spin, 100, 30, 20) > 85);
+    }
+
+    /// A try that is far dearer ends after an eighth of a stretch, one that is a little dearer with
+    /// its stretch.
+    #[test]
+    fn a_try_that_is_far_dearer_ends_early() {
+        for (looking_us, expected) in [(30, GLANCE), (22, STRETCH)] {
+            let (mut spin, mut cpu, mut tried) = (Spin::new(Duration::from_micros(50)), 0, 0);
+            for _ in 0..(2 * BETWEEN_TRIES + 4) * STRETCH {
+                let is_try = spin.is_trying && spin.is_looking;
+                tried += u32::from(is_try);
+                cpu += if spin.is_looking { looking_us } else { 20 };
+                spin.note(1, || Duration::from_micros(cpu));
+                if is_try && !spin.is_looking {
+                    break;
+                }
+            }
+            assert_eq!(tried, expected, "{looking_us} us");
+        }
+    }
+
+    /// One stretch that something has disturbed does not change the way.
+    #[test]
+    fn a_disturbed_stretch_changes_nothing() {
+        let mut spin = Spin::new(Duration::from_micros(50));
+        let mut cpu = Duration::ZERO;
+        let mut stretch = |spin: &mut Spin, cost_us| {
+            let was_looking = spin.is_looking;
+            while {
+                cpu += Duration::from_micros(cost_us);
+                spin.note(1, || cpu);
+                spin.waits > 0
+            } {}
+            was_looking
+        };
+        for cost_us in [20, 20, 25, 20] {
+            stretch(&mut spin, cost_us);
+        }
+        assert!(!stretch(&mut spin, 35) && !stretch(&mut spin, 20));
     }
 
     /// A loop that is told not to look never does, and never asks what it costs.

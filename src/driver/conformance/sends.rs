@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::rig::{LIMIT, Peer, Rig, on_every_driver};
-use crate::driver::{Driver, End, Family, Op, Outcome, Outgoing};
+use crate::driver::{Auto, Driver, End, Family, Op, Outcome, Outgoing};
 use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::Options;
@@ -156,6 +156,22 @@ fn narrow_pair(rig: &mut Rig, family: Family) -> (Handle, Peer) {
     near.set_send_buffer_size(4096).unwrap();
     peer.set_blocking(false);
     (handle, peer)
+}
+
+/// On epoll, a call that has filled a socket is not followed by one that finds it full. The ring
+/// has to follow it with a request, which waits in the kernel.
+#[test]
+fn a_full_socket_is_not_tried_again() {
+    on_every_driver(Options::new(), |rig| {
+        let Auto::Epoll(_) = rig.driver else { return };
+        let (handle, _peer) = rig.unix_pair();
+        let before = rig.driver.counters().sends;
+        rig.driver.send(handle, vec![7; rig.plenty()].into());
+        for _ in 0..3 {
+            rig.wait(Duration::from_millis(1));
+        }
+        assert_eq!(rig.driver.counters().sends - before, 1);
+    });
 }
 
 /// D5: a send of many pieces, more than one request takes, arrives whole and in order, wherever
