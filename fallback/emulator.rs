@@ -188,8 +188,11 @@ impl Epoll {
                     Op::Receive => match slot.form {
                         Form::Whole(_) if self.large_bytes >= LARGE_BYTES_PER_WAIT => break,
                         Form::Whole(len) => {
-                            self.large_bytes += len;
-                            slot.receive_whole(len, &self.stock)
+                            let step = slot.receive_whole(len, &self.stock);
+                            if matches!(step, Step::Yield { .. }) {
+                                self.large_bytes += len;
+                            }
+                            step
                         }
                         Form::Rest(_) => slot.receive_rest(),
                         Form::Many | Form::Taken(_) | Form::Ended(_) => slot.receive(&self.pool),
@@ -563,8 +566,9 @@ const PASSES_MAX: usize = 2;
 /// Pieces that one call sends; what is behind them goes with the next.
 const PIECES_PER_CALL: usize = 64;
 
-/// Bytes that the kernel takes in one call at most, whatever room the socket has.
-const CALL_BYTES_MAX: usize = 0x7fff_f000;
+/// Bytes that the kernel takes in one call at most, whatever room the socket has: two GiB without
+/// the largest page that there is.
+const CALL_BYTES_MAX: usize = 0x7fff_0000;
 
 /// Buffers that one socket may fill in one step.
 const READS_PER_STEP: usize = 16;

@@ -58,25 +58,31 @@ impl Auto {
 
     /// A listening socket of the driver's kind, to be adopted; `kernel` is the same address.
     pub(crate) fn listener(
-        &self,
+        &mut self,
         address: &Address,
         kernel: &SockAddr,
         options: ListenOptions,
     ) -> io::Result<Endpoint> {
-        match self {
+        self.make(|driver| match driver {
             Self::Uring(_) | Self::Epoll(_) => system::listener(address, kernel, options),
             #[cfg(feature = "sim")]
             Self::Sim(driver) => driver.listener(kernel, options),
-        }
+        })
     }
 
     /// A socket of the driver's kind, to be adopted and connected to that peer.
-    pub(crate) fn connector(&self, peer: &SockAddr) -> io::Result<Endpoint> {
-        match self {
+    pub(crate) fn connector(&mut self, peer: &SockAddr) -> io::Result<Endpoint> {
+        self.make(|driver| match driver {
             Self::Uring(_) | Self::Epoll(_) => system::connector(peer),
             #[cfg(feature = "sim")]
             Self::Sim(driver) => driver.connector(peer),
-        }
+        })
+    }
+
+    /// Makes a socket. Where that fails while others are still to be closed, it may have been for
+    /// want of their descriptors or addresses.
+    fn make(&mut self, socket: impl Fn(&Self) -> io::Result<Endpoint>) -> io::Result<Endpoint> {
+        socket(self).or_else(|error| if self.finish_closes() { socket(self) } else { Err(error) })
     }
 
     /// A seed for random numbers that must be the same each time; `None` where they need not.
@@ -147,8 +153,8 @@ impl Driver for Auto {
         either!(self, driver => driver.cancel(handle, ops));
     }
 
-    fn finish_closes(&mut self) {
-        either!(self, driver => driver.finish_closes());
+    fn finish_closes(&mut self) -> bool {
+        either!(self, driver => driver.finish_closes())
     }
 
     fn close(&mut self, handle: Handle) {

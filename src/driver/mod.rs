@@ -92,8 +92,10 @@ pub(crate) trait Driver {
     fn cancel(&mut self, handle: Handle, ops: Ops);
     /// Closes the descriptor, in the next wait at the latest; nothing may be outstanding.
     fn close(&mut self, handle: Handle);
-    /// Closes now what else the next wait would.
-    fn finish_closes(&mut self) {}
+    /// Closes now what else the next wait would; whether there was any.
+    fn finish_closes(&mut self) -> bool {
+        false
+    }
     /// Submits what is due, waits for a completion, the waker or the timeout, and yields what
     /// there is. `None` waits without a limit.
     fn wait(&mut self, timeout: Option<Duration>, batch: &mut Vec<Completion>) -> io::Result<()>;

@@ -40,6 +40,9 @@ impl<A> Netlib<A> {
             socket.reader = buffer.into();
             self.deliver(app, handle, &[]);
         }
+        if self.reactor.sockets.find(handle).is_some_and(|socket| socket.hold.is_on()) {
+            self.reactor.tighten(handle);
+        }
         self.judge_speed(app, handle, received);
         self.judge_unready(app, handle);
         // If the buffer was called back because of a silence, that is judged now.

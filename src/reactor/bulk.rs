@@ -85,7 +85,7 @@ impl<C> Socket<C> {
         let len = self.framing()?.frame_len(self.reader.unread()).ok()??;
         let earned = held.saturating_mul(2).max(self.bulk.earned as usize);
         let allowed = self.meter.as_ref().map_or(usize::MAX, |meter| meter.bytes_left());
-        let room = len.min(earned).min(held.saturating_add(allowed));
+        let room = len.min(earned).min(held.saturating_add(allowed)).min(ROOM_MAX);
         (held > 0 && room > held + TAIL_LEN).then_some(room)
     }
 
@@ -93,7 +93,11 @@ impl<C> Socket<C> {
     /// a few, so that less comes than there is room for.
     fn whole_len(&self) -> usize {
         let allowed = self.meter.as_ref().map_or(usize::MAX, |meter| meter.bytes_left());
-        (self.bulk.earned as usize + TAIL_LEN).min(allowed).max(TAIL_LEN)
+        (self.bulk.earned as usize)
+            .min(ROOM_MAX)
+            .saturating_add(TAIL_LEN)
+            .min(allowed)
+            .max(TAIL_LEN)
     }
 
     /// Whether large PDUs are expected of it, and to be told.
@@ -126,12 +130,14 @@ impl<C> Reactor<C> {
     fn receive_large<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         let Some(room) = socket.room_for_rest() else {
-            return driver.receive_whole(handle, socket.whole_len());
+            let len = socket.whole_len();
+            self.tighten(handle);
+            return driver.receive_whole(handle, len);
         };
         let held = socket.reader.len();
         let is_fitting = (room..=2 * room).contains(&socket.reader.capacity());
-        // Room is counted like bytes, but nobody has to go for the sake of room.
-        let has_room = self.buffered + 2 * room - held <= self.buffered_max;
+        // Room is counted like bytes, but nobody has to go for the sake of room, nor is refused.
+        let has_room = self.buffered + 2 * room - held <= self.buffered_max / 2;
         if has_room && !is_fitting {
             let former = socket.reader.move_to(self.spare.take_fitting(room));
             self.spare.give(former);
@@ -146,6 +152,17 @@ impl<C> Reactor<C> {
         self.recount(handle);
     }
 
+    /// Keeps what is held in no more memory than it takes: nobody counts what a buffer has room
+    /// for once the driver has given it back.
+    pub(crate) fn tighten(&mut self, handle: Handle) {
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
+        let held = socket.reader.len();
+        if socket.reader.capacity() > 2 * held + TAIL_LEN {
+            let former = socket.reader.move_to(self.spare.take(held));
+            self.spare.give(former);
+        }
+    }
+
     /// Has a PDU's own buffer given back, because what is to be done with it may have changed.
     pub(crate) fn recall<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
@@ -158,6 +175,9 @@ impl<C> Reactor<C> {
 
 /// What may come behind a large PDU in its buffer.
 pub(crate) const TAIL_LEN: usize = 1024;
+
+/// The most room that one PDU is given; what is longer is received in parts.
+const ROOM_MAX: usize = 1 << 30;
 
 /// So many small PDUs in a row, and a connection counts as one of small PDUs again.
 const PATIENCE: u8 = 8;

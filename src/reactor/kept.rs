@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::backlog::{Backlog, SendStatus};
-use super::{Reactor, Spare, State, sendable};
+use super::{Reactor, Socket, Spare, State, sendable};
 use crate::driver::{Outgoing, PLACE_LEN};
 use crate::error::SendError;
 use crate::event::Handle;
@@ -98,8 +98,10 @@ impl<C> Reactor<C> {
 
     /// The socket for which the most bytes are kept.
     pub(crate) fn largest(&self) -> Option<(Handle, State)> {
-        let sockets = self.sockets.iter().filter(|(_, socket)| socket.counted > 0);
-        let largest = sockets.max_by_key(|(_, socket)| socket.counted);
+        // Room that was given is not what the peer has sent.
+        let kept = |socket: &Socket<C>| socket.counted.saturating_sub(socket.bulk.lent_len());
+        let sockets = self.sockets.iter().filter(|(_, socket)| kept(socket) > 0);
+        let largest = sockets.max_by_key(|(_, socket)| kept(socket));
         largest.map(|(handle, socket)| (handle, socket.state()))
     }
 

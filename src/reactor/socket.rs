@@ -321,7 +321,11 @@ impl<C> Socket<C> {
     /// Counts the bytes that are kept for it, and for no other: parts of PDUs, room for the rest
     /// of one, what is held back, and own bytes that are pending.
     pub(crate) fn count(&mut self) -> usize {
-        self.counted = self.reader.len() + self.bulk.lent_len() + self.backlog.own_queued();
+        // Of a socket that is being cancelled nobody can ask to keep less.
+        self.counted = match self.state {
+            State::Cancelling => 0,
+            _ => self.reader.len() + self.bulk.lent_len() + self.backlog.own_queued(),
+        };
         self.counted
     }
 

@@ -126,6 +126,54 @@ fn what_is_there_may_be_an_end() {
     });
 }
 
+/// D2: one that is cancelled while bytes are there comes back with some, or as cancelled.
+#[test]
+fn a_cancel_that_finds_bytes_is_no_failure() {
+    on_every_driver(Options::new(), |rig| {
+        for (handle, mut peer) in pairs(rig) {
+            peer.write_all(&pattern(1000)).unwrap();
+            rig.receive_whole(handle, 1000);
+            rig.driver.cancel(handle, Ops::ALL);
+            match rig.last_of(handle, Op::Receive) {
+                Outcome::Filled(rest) => assert!(rest.received() > 0),
+                Outcome::ReceiveFailed(errno) => assert_eq!(errno, Errno::CANCELLED),
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
+/// Whoever has bytes for a large buffer gets it, however many others have them all the time.
+#[test]
+fn large_buffers_go_round() {
+    const LEN: usize = LARGE_BYTES_PER_WAIT / 4;
+    on_every_driver(Options::new(), |rig| {
+        let mut sockets: Vec<_> = (0..12).map(|_| (rig.tcp_pair(), 0)).collect();
+        for ((handle, peer), _) in &mut sockets {
+            peer.write_all(&[7; 100]).unwrap();
+            rig.receive_whole(*handle, LEN);
+        }
+        for _ in 0..60 {
+            rig.wait(Duration::from_millis(5));
+            let seen = std::mem::take(&mut rig.seen);
+            for one in seen {
+                let ours = sockets.iter_mut().find(|((handle, _), _)| *handle == one.handle);
+                let ((handle, peer), served) = ours.unwrap();
+                assert!(matches!(one.outcome, Outcome::Filled(_)), "{:?}", one.outcome);
+                *served += 1;
+                peer.write_all(&[7; 100]).unwrap();
+                rig.receive_whole(*handle, LEN);
+            }
+        }
+        let least = sockets.iter().map(|(_, served)| *served).min();
+        assert!(
+            least > Some(2),
+            "served: {:?}",
+            sockets.iter().map(|one| one.1).collect::<Vec<_>>()
+        );
+    });
+}
+
 /// No more goes into large buffers in a wait than a cache holds; whoever has to wait for the next
 /// one has its turn in it, or may be cancelled meanwhile.
 #[test]
@@ -216,6 +264,31 @@ fn a_cancelled_rest_gives_what_it_has() {
             let missing = expected.len() - bytes.len();
             bytes = fill(rig, handle, bytes, missing);
             assert!(bytes == expected, "D7: {} bytes of 9000", bytes.len());
+        }
+    });
+}
+
+/// D7: a reset that a cancelled rest has found is told by the next receive.
+#[test]
+fn a_reset_behind_a_cancelled_rest_is_told() {
+    on_every_driver(Options::new(), |rig| {
+        for len in [0, 1000] {
+            let (handle, mut peer) = rig.tcp_pair();
+            peer.write_all(&pattern(len)).unwrap();
+            rig.receive_rest(handle, Rest::new(Vec::with_capacity(5000), 5000));
+            rig.wait(Duration::from_millis(5));
+            rig.driver.cancel(handle, Ops::only(Op::Receive));
+            peer.reset();
+            let mut bytes = filled(rig, handle).into_buffer();
+            while bytes.len() < len {
+                let before = bytes.len();
+                bytes = fill(rig, handle, bytes, 5000);
+                assert!(rig.is_simulated() || bytes.len() > before, "{before} of {len}");
+            }
+            rig.receive_whole(handle, 100);
+            let outcome = rig.last_of(handle, Op::Receive);
+            let Outcome::ReceiveFailed(errno) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(errno, Errno(libc::ECONNRESET), "after {len} bytes");
         }
     });
 }

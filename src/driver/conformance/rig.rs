@@ -135,7 +135,7 @@ impl Rig {
     }
 
     /// A listening socket at that address.
-    pub(super) fn listen(&self, address: SocketAddr) -> io::Result<Endpoint> {
+    pub(super) fn listen(&mut self, address: SocketAddr) -> io::Result<Endpoint> {
         self.driver.listener(&Address::Ip(address), &address.into(), ListenOptions::new())
     }
 

@@ -9,7 +9,7 @@ use io_uring::cqueue;
 use socket2::SockRef;
 
 use super::super::token::Token;
-use super::super::{Chunk, Completion, Family, Form, LARGE_BYTES_PER_WAIT, Op, Outcome, Rest};
+use super::super::{Chunk, Completion, Form, LARGE_BYTES_PER_WAIT, Op, Outcome, Rest};
 use super::Uring;
 use super::slot::Slot;
 use crate::error::Errno;
@@ -119,9 +119,14 @@ impl Uring {
         let received = usize::try_from(answer.result).unwrap_or(0);
         let slot = self.slots.expect_mut(handle);
         let is_taken = matches!(slot.form, Form::Taken(_));
-        if matches!(slot.form, Form::Whole(_)) && answer.result >= 0 && !was_cancelled {
+        if matches!(slot.form, Form::Whole(_)) && answer.result >= 0 {
+            if was_cancelled {
+                let outcome = Outcome::ReceiveFailed(Errno::CANCELLED);
+                return batch.push(Completion { handle, last, outcome });
+            }
             slot.start(Op::Receive);
-            if self.large_bytes >= LARGE_BYTES_PER_WAIT {
+            // Nobody overtakes those that wait already.
+            if self.large_bytes >= LARGE_BYTES_PER_WAIT || !self.readable.is_empty() {
                 return self.readable.push_back(handle);
             }
             return self.take_large(handle);
@@ -164,8 +169,11 @@ impl Uring {
         if answer.result == 0 {
             return Some(Outcome::EndOfStream);
         }
-        if was_cancelled || !(errno.is_transient() || errno.0 == libc::EAGAIN) {
+        if !(errno.is_transient() || errno.0 == libc::EAGAIN) {
             return Some(Outcome::ReceiveFailed(errno));
+        }
+        if was_cancelled {
+            return Some(Outcome::ReceiveFailed(Errno::CANCELLED));
         }
         // Whatever made it readable, it was no bytes.
         let slot = self.slots.expect_mut(answer.handle);
@@ -184,17 +192,18 @@ impl Uring {
         was_cancelled: bool,
     ) -> Option<Outcome> {
         let (handle, errno) = (answer.handle, Errno(-answer.result));
+        let waits_for_all = self.waits_for_all(handle);
         let slot = self.slots.expect_mut(handle);
-        if was_cancelled || rest.missing() == 0 {
+        if rest.missing() == 0 || answer.result < 0 && errno.is_cancellation() {
             return Some(Outcome::Filled(rest));
         }
-        let is_going_on = match answer.result {
+        let may_go_on = match answer.result {
             // Those that do not wait for all bytes come back with some.
-            1.. => slot.family == Family::Unix,
+            1.. => !waits_for_all,
             0 => false,
             _ => errno.is_transient(),
         };
-        if is_going_on {
+        if may_go_on && !was_cancelled {
             slot.start(Op::Receive);
             slot.form = Form::Rest(rest);
             self.submit_receive(handle);
@@ -207,6 +216,7 @@ impl Uring {
                 slot.form = Form::Ended(RESET);
             }
             0.. => {}
+            _ if may_go_on => {}
             _ => slot.form = Form::Ended(errno),
         }
         Some(Outcome::Filled(rest))

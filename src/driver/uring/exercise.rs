@@ -1,4 +1,4 @@
-//! The functional self-test: a new ring does once whatever a server will ask of it.
+//! The functional self-test: a new ring does once what a server will ask of it, and may be refused.
 //!
 //! Flags tell little: a sandbox may allow the set-up and refuse the rest, and of the multishot
 //! forms no flag tells at all. A form that the kernel lacks is found out here, and given up by the
@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -101,10 +101,16 @@ impl Exercise<'_> {
         Ok(())
     }
 
-    /// The kernel closes what was closed above, and so makes place for the first sockets.
+    /// A refused close would be a descriptor lost, and nobody would be told.
     fn close(&mut self) -> io::Result<()> {
         self.step = "close";
-        self.driver.wait(Some(Duration::ZERO), &mut self.pending)
+        let (near, mut far) = UnixStream::pair()?;
+        far.set_nonblocking(true)?;
+        let handle = Handle::new(0, 1);
+        self.driver.adopt(OwnedFd::from(near).into(), Family::Unix, handle)?;
+        self.driver.close(handle);
+        self.driver.wait(Some(Duration::ZERO), &mut self.pending)?;
+        far.read(&mut [0]).map(drop)
     }
 
     /// Waits for an outcome, and says whether it was the last of its operation.

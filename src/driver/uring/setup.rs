@@ -65,7 +65,7 @@ impl Uring {
             large_bytes: 0,
             settled: Vec::new(),
             reaped: Vec::new(),
-            has_closed: false,
+            closes: 0,
             in_flight: 0,
             is_draining: false,
             counters: DriverCounters::default(),

@@ -108,16 +108,6 @@ impl Slot {
     }
 }
 
-impl Family {
-    /// As for sends. What came of a rest that was cut short shows why in TCP's state alone.
-    pub(super) const fn receive_flags(self) -> i32 {
-        match self {
-            Self::Inet => libc::MSG_WAITALL,
-            Self::Unix => 0,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
