@@ -78,8 +78,19 @@ impl Board {
         self.change_own(number, |cell| Some(Cell { standing, ..cell }));
     }
 
-    /// From now on there is no such socket.
+    /// From now on nobody takes room for this socket. What was taken before is counted still.
     pub(crate) fn close(&self, number: i32) {
+        let standing = Standing::Closed;
+        self.change_own(number, |cell| Some(Cell { standing, is_refused: false, ..cell }));
+    }
+
+    /// Whether bytes are in the outbox, or will be in a moment. Of a closed socket there are ever fewer.
+    pub(crate) fn has_boxed(&self, number: i32) -> bool {
+        self.change_own(number, |_| None).is_some_and(|cell| cell.boxed > 0)
+    }
+
+    /// From now on there is no such socket.
+    pub(crate) fn clear(&self, number: i32) {
         self.change_own(number, |Cell { is_listed, .. }| {
             Some(Cell { is_listed, ..Cell::unpack(0) })
         });
@@ -327,9 +338,32 @@ mod tests {
         assert!(board.forgive(ONE) && !board.forgive(ONE));
         assert!(board.refuse(ONE));
         board.close(ONE);
+        board.clear(ONE);
         board.open(LATER, Standing::Open, 1);
         assert!(board.refuse(LATER) && !board.forgive(OTHER | 1));
         assert_eq!(listed(board), [LATER]);
+    }
+
+    /// What was taken before a close is counted until it has landed or was given back, whatever
+    /// others take meanwhile.
+    #[test]
+    fn a_closed_socket_is_done_with_what_was_taken() {
+        static BOARD: Board = Board::new();
+        let board = prepared(&BOARD);
+        board.open(OTHER, Standing::Open, 1000);
+        assert_eq!(board.take(ONE, 600, Way::Outbox), Ok(600));
+        board.close(ONE);
+        assert_eq!(board.take(ONE, 1, Way::Outbox), Err(libc::EBADF));
+        assert_eq!(board.take(OTHER, 1, Way::Outbox), Ok(1));
+        board.give_back(ONE, 100);
+        assert!(board.has_boxed(ONE));
+        board.land(ONE, 500);
+        assert!(!board.has_boxed(ONE) && board.has_boxed(OTHER));
+        board.clear(ONE);
+        board.open(LATER, Standing::Open, 1);
+        board.land(ONE, 1);
+        assert!(!board.has_boxed(ONE) && !board.has_boxed(LATER));
+        assert_eq!(board.take(ONE, 1, Way::Outbox), Err(libc::EBADF));
     }
 
     /// Threads that take and give back at once never have more than there is, and lose nothing.

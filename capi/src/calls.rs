@@ -18,7 +18,7 @@ use crate::board::Way;
 use crate::extra::netlib_ex_listen;
 use crate::foreign::{self, Failure, Uncancelled};
 use crate::layer::{Layer, Target};
-use crate::lend::{self, BOARD, Callback, OUTBOX, Refusal, Visit};
+use crate::lend::{self, BOARD, Callback, OUTBOX, Refusal};
 use crate::outbox::SEND_MAX;
 
 static MUST_STOP: AtomicBool = AtomicBool::new(false);
@@ -105,11 +105,8 @@ pub unsafe extern "C" fn netlib_send(handle: c_int, buf: *const c_void, len: c_i
         let sent = match lend::may_enter() {
             Ok(()) => send(handle, bytes)?,
             Err(Refusal::Absent) => return Err(libc::EBADF),
-            Err(refusal) => {
-                let sent = {
-                    let _visit = (refusal == Refusal::Foreign).then(Visit::begin);
-                    box_in(handle, bytes)
-                };
+            Err(Refusal::Foreign | Refusal::Entered) => {
+                let sent = box_in(handle, bytes);
                 // Also for a part: the loop sends it, and says when there is room for the rest.
                 lend::wake();
                 sent?

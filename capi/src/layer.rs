@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::thread;
 use std::time::Duration;
 
 use uring_netlib::{
@@ -210,10 +211,15 @@ impl Layer {
     /// Closes; what was sent before is flushed.
     pub(crate) fn close(&mut self, net: &mut Netlib<Self>, number: i32) -> Result<(), Failure> {
         self.sockets.find_mut(number).ok_or(libc::EBADF)?;
-        // Nobody sends any more, and what was taken so far goes out before the end.
+        // Nobody takes room for it any more. Who has taken some puts its bytes in, or gives it back,
+        // and waits for nobody: not even for the outbox, which is emptied meanwhile.
         BOARD.close(number);
-        lend::await_visitors();
         self.apply(net);
+        while BOARD.has_boxed(number) {
+            thread::yield_now();
+            self.apply(net);
+        }
+        BOARD.clear(number);
         let socket = self.sockets.remove(number).ok_or(libc::EBADF)?;
         // Stale are attempts that failed before they began.
         let _ = net.close(socket.handle);
@@ -311,6 +317,8 @@ impl Layer {
     }
 
     fn send_boxed(&mut self, net: &mut Netlib<Self>, number: i32, bytes: &[u8]) {
+        // Before anything that may panic: a close waits until it is done.
+        let room = BOARD.land(number, bytes.len());
         if let Some(socket) = self.sockets.find_mut(number) {
             match net.send_promised(socket.handle, bytes) {
                 // Where it is not connected, its end is on its way.
@@ -320,7 +328,7 @@ impl Layer {
             // While these bytes are still counted in the outbox: rather too little than too much.
             OUTBOX.set_room(net.sendable_bytes());
         }
-        if BOARD.land(number, bytes.len()) < self.send_bytes_max / 2 {
+        if room < self.send_bytes_max / 2 {
             self.renew(net, number);
         }
     }
@@ -361,7 +369,7 @@ impl Layer {
     }
 
     fn remove(&mut self, number: i32) {
-        BOARD.close(number);
+        BOARD.clear(number);
         self.sockets.remove(number);
     }
 

@@ -75,8 +75,10 @@ static IS_TELLING: AtomicBool = AtomicBool::new(false);
 /// The signals that the owner's thread blocked before anything interrupted it.
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 static REMOTE: AtomicPtr<Remote> = AtomicPtr::new(ptr::null_mut());
-/// Those who are about to wake the loop, or between taking room and the outbox.
-static VISITORS: AtomicUsize = AtomicUsize::new(0);
+/// Those who are about to wake the loop, by the side on which they came in.
+static VISITORS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+/// On which side the next one comes in.
+static SIDE: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts the runtime, if nobody has, and makes this thread its owner.
 pub(crate) fn start() -> Result<(), Failure> {
@@ -262,26 +264,33 @@ pub(crate) fn wake() {
     }
 }
 
-/// Waits until those who have begun a visit have ended it. They wait for nobody.
-pub(crate) fn await_visitors() {
-    while VISITORS.load(Ordering::SeqCst) > 0 {
-        thread::yield_now();
+/// Waits until those who have begun a visit have ended it. They wait for nobody, and who comes
+/// meanwhile comes in on the other side, so that each side is empty once.
+fn await_visitors() {
+    for _ in 0..VISITORS.len() {
+        let former = SIDE.fetch_xor(1, Ordering::SeqCst);
+        while VISITORS[former].load(Ordering::SeqCst) > 0 {
+            thread::yield_now();
+        }
     }
 }
 
-/// From other threads: what they do meanwhile is waited for by [`await_visitors`].
-pub(crate) struct Visit;
+/// Whoever looks at `REMOTE` meanwhile is waited for by [`await_visitors`].
+struct Visit {
+    side: usize,
+}
 
 impl Visit {
-    pub(crate) fn begin() -> Self {
-        VISITORS.fetch_add(1, Ordering::SeqCst);
-        Self
+    fn begin() -> Self {
+        let side = SIDE.load(Ordering::SeqCst);
+        VISITORS[side].fetch_add(1, Ordering::SeqCst);
+        Self { side }
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        VISITORS.fetch_sub(1, Ordering::SeqCst);
+        VISITORS[self.side].fetch_sub(1, Ordering::SeqCst);
     }
 }
 

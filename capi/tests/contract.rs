@@ -92,6 +92,7 @@ scenarios! {
     a_thread_is_told_the_standing,
     a_long_send_takes_what_fits,
     a_close_flushes_what_a_thread_has_sent,
+    a_close_does_not_wait_for_others,
 }
 
 scenarios! {

@@ -294,12 +294,62 @@ static void a_close_flushes_what_a_thread_has_sent(void)
     CHECK(read(peers[0], &byte, 1) == 0);
 }
 
+enum { SENDERS = 3, CLOSES = 500 };
+static int is_over;
+static int closes;
+static pthread_t senders[SENDERS];
+
+/* Sends without a pause, most of it in vain. */
+static void *send_on_and_on(void *unused)
+{
+    (void)unused;
+    while (!__atomic_load_n(&is_over, __ATOMIC_SEQ_CST)) {
+        CHECK(netlib_send(served[0], many, 100) >= 0);
+    }
+    return NULL;
+}
+
+static void on_besieged(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    (void)data, (void)unused;
+    if (msg == NETLIB_MSG_CONNECT) {
+        served[0] = (net_handle_t)handle;
+        for (int at = 0; at < SENDERS; at++) {
+            CHECK(pthread_create(&senders[at], NULL, send_on_and_on, NULL) == 0);
+        }
+        netlib_register_timer(on_besieged, NULL, 0);
+    }
+    if (msg == NETLIB_MSG_TIMER) {
+        uint16_t port;
+        CHECK(netlib_close(listen_at(&port, ignore, NULL)) == NETLIB_OK);
+        if (++closes == CLOSES) {
+            __atomic_store_n(&is_over, 1, __ATOMIC_SEQ_CST);
+            netlib_stop_event();
+        }
+    }
+}
+
+/* A close waits for those who send to that connection, and not for whoever sends to others. */
+static void a_close_does_not_wait_for_others(void)
+{
+    uint16_t port;
+    alarm(5);
+    listen_at(&port, on_besieged, NULL);
+    peers[0] = connect_plainly(port);
+    run();
+    for (int at = 0; at < SENDERS; at++) {
+        CHECK(pthread_join(senders[at], NULL) == 0);
+    }
+    close(peers[0]);
+}
+
 static const struct scenario scenarios[] = {
     SCENARIO(the_total_limit_refuses_and_write_follows),
     SCENARIO(a_thread_feels_a_slow_peer),
     SCENARIO(a_thread_is_told_the_standing),
     SCENARIO(a_long_send_takes_what_fits),
     SCENARIO(a_close_flushes_what_a_thread_has_sent),
+    SCENARIO(a_close_does_not_wait_for_others),
 };
 
 int main(int argc, char **argv)
