@@ -18,7 +18,7 @@ use crate::board::Way;
 use crate::extra::netlib_ex_listen;
 use crate::foreign::{self, Failure, Uncancelled};
 use crate::layer::{Layer, Target};
-use crate::lend::{self, BOARD, Callback, OUTBOX, Refusal};
+use crate::lend::{self, Asking, BOARD, Callback, OUTBOX, Refusal};
 use crate::outbox::SEND_MAX;
 
 static MUST_STOP: AtomicBool = AtomicBool::new(false);
@@ -318,6 +318,7 @@ fn send(handle: c_int, bytes: &[u8]) -> Result<usize, Failure> {
 
 /// Puts bytes into the outbox if there is room for all of them; whether there was.
 fn box_whole(handle: c_int, bytes: &[u8]) -> Result<bool, Failure> {
+    let _asking = Asking::begin();
     let taken = BOARD.take(handle, bytes.len(), Way::Outbox)?;
     if taken == bytes.len() && (bytes.is_empty() || OUTBOX.push_send(handle, bytes)) {
         return Ok(true);
@@ -328,6 +329,7 @@ fn box_whole(handle: c_int, bytes: &[u8]) -> Result<bool, Failure> {
 
 /// Puts in what there is room for.
 fn box_in(handle: c_int, bytes: &[u8]) -> Result<usize, Failure> {
+    let _asking = Asking::begin();
     let taken = BOARD.take(handle, bytes.len().min(SEND_MAX), Way::Outbox)?;
     let is_in = taken > 0 && OUTBOX.push_send(handle, &bytes[..taken]);
     if !is_in {
@@ -365,6 +367,7 @@ fn asked(act: impl FnOnce(&mut Layer, &mut Netlib<Layer>)) -> Result<bool, Failu
 /// Puts into the outbox what could not be done at once.
 fn later_if(done: Result<bool, Failure>, push: impl FnOnce() -> bool) -> Result<c_int, Failure> {
     if !done? {
+        let _asking = Asking::begin();
         if !push() {
             return Err(libc::ENOBUFS);
         }

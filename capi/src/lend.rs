@@ -2,7 +2,8 @@
 //!
 //! The runtime is *entered* by a call of the C surface, and by the event loop; it is *lent* back
 //! while a callback of the program runs, so that inside of it every call is allowed. Whoever
-//! comes while it is entered has interrupted it: a signal handler. Other threads never get in.
+//! comes while it is entered has interrupted it: a signal handler. So has whoever comes while its
+//! thread *asks*: puts something into the outbox, or wakes the loop. Other threads never get in.
 //!
 //! It belongs to the thread that started it, until a thread runs the loop: from then on it is
 //! *settled* there. Nothing in it is a thread's own, and until then the kernel has not been asked
@@ -176,7 +177,7 @@ pub(crate) fn enter<T>(
     call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> T,
 ) -> Result<T, Refusal> {
     let _held = Held::take()?;
-    if IS_ENTERED.load(Ordering::Relaxed) {
+    if is_interrupted() {
         return Err(Refusal::Entered);
     }
     let _inside = Inside::enter();
@@ -239,9 +240,14 @@ pub(crate) fn may_enter() -> Result<(), Refusal> {
         (0, _) => Err(Refusal::Absent),
         (owner, _) if owner != me() => Err(Refusal::Foreign),
         (_, HELD) => Err(Refusal::Entered),
-        _ if IS_ENTERED.load(Ordering::Relaxed) => Err(Refusal::Entered),
+        _ if is_interrupted() => Err(Refusal::Entered),
         _ => Ok(()),
     }
+}
+
+/// Whether this call of the owner's has interrupted another one.
+fn is_interrupted() -> bool {
+    IS_ENTERED.load(Ordering::Relaxed) || IS_ASKING.with(|is| is.load(Ordering::Relaxed))
 }
 
 /// Remembers which signals are blocked when none is being handled.
@@ -256,6 +262,7 @@ pub(crate) fn may_be_in_signal_handler() -> bool {
 
 /// Ends the loop's wait. Any thread may, and any signal handler.
 pub(crate) fn wake() {
+    let _asking = Asking::begin();
     let _visit = Visit::begin();
     let remote = REMOTE.load(Ordering::SeqCst);
     if !remote.is_null() {
@@ -272,6 +279,35 @@ fn await_visitors() {
         while VISITORS[former].load(Ordering::SeqCst) > 0 {
             thread::yield_now();
         }
+    }
+}
+
+thread_local! {
+    static IS_ASKING: AtomicBool = const { AtomicBool::new(false) };
+}
+
+/// What this thread asks for is only half there: whoever interrupts it now may ask as well, but
+/// not enter, as it would wait for the other half.
+pub(crate) struct Asking {
+    /// Whether this has interrupted another one.
+    was_asking: bool,
+}
+
+impl Asking {
+    pub(crate) fn begin() -> Self {
+        IS_ASKING.with(|is| {
+            let was_asking = is.load(Ordering::Relaxed);
+            is.store(true, Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
+            Self { was_asking }
+        })
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        IS_ASKING.with(|is| is.store(self.was_asking, Ordering::Relaxed));
     }
 }
 

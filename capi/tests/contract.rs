@@ -77,6 +77,7 @@ scenarios! {
     a_handler_registers_a_timer_in_the_wait,
     a_handler_stops_the_loop,
     a_storm_of_signals_loses_nothing,
+    a_handler_does_not_wait_for_what_it_interrupts,
     other_threads_may_only_ask,
     a_thread_registers_a_timer,
     a_thread_wakes_and_stops_the_loop,

@@ -177,6 +177,52 @@ static void a_storm_of_signals_loses_nothing(void)
     CHECK(numbers_came == numbers_sent && numbers_refused == 0 && refusals > 0);
 }
 
+enum { ATTEMPTS = 300000 };
+static uint16_t quarrel_port;
+static volatile sig_atomic_t closes;
+
+static void on_quarrel(int number)
+{
+    (void)number;
+    errno = 0;
+    if (netlib_close(sender) == NETLIB_OK) {
+        closes++;
+    } else {
+        refusals += errno == EBUSY;
+    }
+}
+
+static void on_quarreller(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    struct itimerval often = {{0, 50}, {0, 50}}, never = {{0, 0}, {0, 0}};
+    (void)data, (void)unused;
+    CHECK(msg == NETLIB_MSG_CONFIRM);
+    sender = (net_handle_t)handle;
+    setitimer(ITIMER_REAL, &often, NULL);
+    for (int at = 0; at < ATTEMPTS && netlib_send(sender, "x", 1) >= 0; at++) {
+    }
+    setitimer(ITIMER_REAL, &never, NULL);
+    if (++turns == 100) {
+        netlib_stop_event();
+    } else {
+        netlib_connect("127.0.0.1", quarrel_port, on_quarreller, NULL);
+    }
+}
+
+/* What handlers may not call does no harm where they interrupt a send, nor is waited for by it;
+ * also where their own signal is not blocked meanwhile, as that of `signal` in plain C is not. */
+static void a_handler_does_not_wait_for_what_it_interrupts(void)
+{
+    struct sigaction action = {0};
+    action.sa_handler = on_quarrel;
+    action.sa_flags = SA_NODEFER;
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    listen_at(&quarrel_port, ignore, NULL);
+    netlib_connect("127.0.0.1", quarrel_port, on_quarreller, NULL);
+    run();
+    CHECK(refusals > 0);
+}
+
 static void *call_from_elsewhere(void *unused)
 {
     uint16_t port = 0;
@@ -397,6 +443,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(a_handler_registers_a_timer_in_the_wait),
     SCENARIO(a_handler_stops_the_loop),
     SCENARIO(a_storm_of_signals_loses_nothing),
+    SCENARIO(a_handler_does_not_wait_for_what_it_interrupts),
     SCENARIO(other_threads_may_only_ask),
     SCENARIO(a_thread_registers_a_timer),
     SCENARIO(a_thread_wakes_and_stops_the_loop),
