@@ -38,7 +38,7 @@ pub extern "C" fn netlib_destroy() -> c_int {
             return Err(libc::EBUSY);
         }
         let _uncancelled = Uncancelled::begin();
-        let ended = lend::enter(|layer, net| {
+        let ended = lend::end(|layer, net| {
             // What other threads and handlers have asked for goes with this life, not the next.
             layer.apply(net);
             layer.close_all(net);
@@ -49,7 +49,7 @@ pub extern "C" fn netlib_destroy() -> c_int {
                 }
             }
         });
-        match ended.and_then(|()| lend::end()) {
+        match ended {
             Ok(()) | Err(Refusal::Absent) => Ok(OK),
             Err(refusal) => Err(refusal.errno()),
         }

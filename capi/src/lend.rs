@@ -146,9 +146,12 @@ impl Drop for Attempt {
     }
 }
 
-/// Ends the runtime. The owner calls it, outside of every callback.
-pub(crate) fn end() -> Result<(), Refusal> {
+/// Ends the runtime, after this has been done with it. The owner calls it, outside of every
+/// callback.
+pub(crate) fn end(finish: impl FnOnce(&mut Layer, &mut Netlib<Layer>)) -> Result<(), Refusal> {
     let held = Held::take()?;
+    // Held over both, so that nobody takes over what is finished.
+    enter_held(&held, finish)?;
     let inside = Inside::enter();
     LENT_NET.store(ptr::null_mut(), Ordering::Relaxed);
     LENT_LAYER.store(ptr::null_mut(), Ordering::Relaxed);
@@ -176,7 +179,13 @@ pub(crate) fn end() -> Result<(), Refusal> {
 pub(crate) fn enter<T>(
     call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> T,
 ) -> Result<T, Refusal> {
-    let _held = Held::take()?;
+    enter_held(&Held::take()?, call)
+}
+
+fn enter_held<T>(
+    _held: &Held,
+    call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> T,
+) -> Result<T, Refusal> {
     if is_interrupted() {
         return Err(Refusal::Entered);
     }
@@ -185,7 +194,7 @@ pub(crate) fn enter<T>(
     if net.is_null() || layer.is_null() {
         return Err(Refusal::Absent);
     }
-    // SAFETY: it leads into the runtime, which `end` alone takes away. This thread owns it and
+    // SAFETY: it leads into the runtime, which `end` alone takes away. This thread holds it and
     // `IS_ENTERED` was not set, so whoever had this reference is waiting for a callback.
     let layer = unsafe { &mut *layer };
     // SAFETY: as above; the two are different parts of the runtime.
@@ -395,11 +404,10 @@ impl Drop for Parting {
         if is_mine && !is_telling() && may_enter().is_ok() {
             // Nobody is there to be told of a failure.
             let _ = catch_unwind(AssertUnwindSafe(|| {
-                let _ = enter(|layer, net| {
+                end(|layer, net| {
                     layer.close_all(net);
-                    net.turn(layer, Duration::ZERO)
-                });
-                end()
+                    let _ = net.turn(layer, Duration::ZERO);
+                })
             }));
         }
     }

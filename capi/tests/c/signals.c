@@ -220,7 +220,7 @@ static void a_handler_does_not_wait_for_what_it_interrupts(void)
     listen_at(&quarrel_port, ignore, NULL);
     netlib_connect("127.0.0.1", quarrel_port, on_quarreller, NULL);
     run();
-    CHECK(refusals > 0);
+    CHECK(refusals > 0 && closes > 0);
 }
 
 static void *call_from_elsewhere(void *unused)

@@ -138,6 +138,40 @@ static void the_loop_takes_the_library_over(void)
     CHECK(netlib_init() == NETLIB_OK);
 }
 
+static int is_begun;
+
+static void *run_at_once(void *unused)
+{
+    (void)unused;
+    __atomic_store_n(&is_begun, 1, __ATOMIC_SEQ_CST);
+    netlib_eventloop(UINT32_MAX);
+    CHECK(netlib_destroy() == NETLIB_OK);
+    return NULL;
+}
+
+/* A loop that begins while another thread ends the library has the old one, or a new one. */
+static void a_loop_begins_while_the_library_ends(void)
+{
+    alarm(20);
+    for (int at = 0; at < 300; at++) {
+        __atomic_store_n(&is_begun, 0, __ATOMIC_SEQ_CST);
+        *told = '\0';
+        CHECK(netlib_init() == NETLIB_OK);
+        CHECK(pthread_create(&elsewhere, NULL, run_at_once, NULL) == 0);
+        while (!__atomic_load_n(&is_begun, __ATOMIC_SEQ_CST)) {
+        }
+        if (netlib_destroy() != NETLIB_OK) {
+            CHECK(errno == EPERM);
+        }
+        while (!netlib_is_running()) {
+            usleep(10);
+        }
+        CHECK(netlib_register_timer(on_timer, NULL, 1) == NETLIB_OK);
+        CHECK(pthread_join(elsewhere, NULL) == 0);
+        CHECK(strcmp(told, "TIMER") == 0);
+    }
+}
+
 static void *run_too_late(void *unused)
 {
     (void)unused;
@@ -233,6 +267,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(no_call_is_a_point_of_cancellation),
     SCENARIO(the_loop_is_not_cancelled),
     SCENARIO(the_loop_takes_the_library_over),
+    SCENARIO(a_loop_begins_while_the_library_ends),
     SCENARIO(the_loop_stays_where_it_has_run),
     SCENARIO(a_timer_may_come_before_the_start),
     SCENARIO(the_library_ends_with_its_thread),
