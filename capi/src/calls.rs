@@ -208,8 +208,8 @@ pub extern "C" fn netlib_register_timer(
 ) -> c_int {
     guard(|| {
         let key = lend::key_of(target(callback, user_data)?);
-        let done = asked(|layer, net| layer.register_timer(net, key, interval));
-        later_if(done, || OUTBOX.push_timer(key.0, key.1, interval))
+        let is_done = asked(|layer, net| layer.register_timer(net, key, interval));
+        later_unless(is_done, || OUTBOX.push_timer(key.0, key.1, interval))
     })
 }
 
@@ -218,8 +218,8 @@ pub extern "C" fn netlib_register_timer(
 pub extern "C" fn netlib_delete_timer(callback: Option<Callback>, user_data: *mut c_void) -> c_int {
     guard(|| {
         let key = lend::key_of(target(callback, user_data)?);
-        let done = asked(|layer, net| layer.delete_timer(net, key));
-        later_if(done, || OUTBOX.push_delete(key.0, key.1))
+        let is_done = asked(|layer, net| layer.delete_timer(net, key));
+        later_unless(is_done, || OUTBOX.push_delete(key.0, key.1))
     })
 }
 
@@ -352,21 +352,22 @@ fn tell_once(failure: Failure) {
     }
 }
 
-/// Does something about timers, unless this may be a signal handler, where nothing may be
-/// allocated. Before the start it is left to whoever will be the owner.
-fn asked(act: impl FnOnce(&mut Layer, &mut Netlib<Layer>)) -> Result<bool, Failure> {
-    if lend::may_enter().is_err() || lend::may_be_in_signal_handler() {
-        return Ok(false);
-    }
-    entered(|layer, net| {
-        act(layer, net);
-        Ok(true)
-    })
+/// Does something about timers, for the owner, unless this may be a signal handler, where nothing
+/// may be allocated; whether it was done. Else it is left to whoever is, or will be, the owner.
+fn asked(act: impl FnOnce(&mut Layer, &mut Netlib<Layer>)) -> bool {
+    let entered = lend::enter(|layer, net| {
+        let may_act = !lend::may_be_in_signal_handler();
+        if may_act {
+            act(layer, net);
+        }
+        may_act
+    });
+    entered.unwrap_or(false)
 }
 
 /// Puts into the outbox what could not be done at once.
-fn later_if(done: Result<bool, Failure>, push: impl FnOnce() -> bool) -> Result<c_int, Failure> {
-    if !done? {
+fn later_unless(is_done: bool, push: impl FnOnce() -> bool) -> Result<c_int, Failure> {
+    if !is_done {
         let _asking = Asking::begin();
         if !push() {
             return Err(libc::ENOBUFS);

@@ -242,13 +242,12 @@ pub(crate) fn is_owner() -> bool {
     OWNER.load(Ordering::Acquire) & !FLAGS == me()
 }
 
-/// Whether this thread may enter the runtime now. It is not kept from changing.
+/// Whether this thread has the runtime for good and may enter it now. Who may still lose it to
+/// another is told that it is foreign, as it may be by the time that it enters.
 pub(crate) fn may_enter() -> Result<(), Refusal> {
-    let owner = OWNER.load(Ordering::Acquire);
-    match (owner & !FLAGS, owner & HELD) {
-        (0, _) => Err(Refusal::Absent),
-        (owner, _) if owner != me() => Err(Refusal::Foreign),
-        (_, HELD) => Err(Refusal::Entered),
+    match OWNER.load(Ordering::Acquire) {
+        0 => Err(Refusal::Absent),
+        owner if owner != me() | SETTLED => Err(Refusal::Foreign),
         _ if is_interrupted() => Err(Refusal::Entered),
         _ => Ok(()),
     }
@@ -400,8 +399,7 @@ thread_local! {
 
 impl Drop for Parting {
     fn drop(&mut self) {
-        let is_mine = OWNER.load(Ordering::Acquire) == me() | SETTLED;
-        if is_mine && !is_telling() && may_enter().is_ok() {
+        if may_enter().is_ok() && !is_telling() {
             // Nobody is there to be told of a failure.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 end(|layer, net| {

@@ -101,6 +101,7 @@ scenarios! {
     no_call_is_a_point_of_cancellation,
     the_loop_is_not_cancelled,
     the_loop_takes_the_library_over,
+    a_hand_over_loses_no_timer,
     a_loop_begins_while_the_library_ends,
     a_timer_may_come_before_the_start,
     the_library_ends_with_its_thread,

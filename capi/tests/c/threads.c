@@ -138,6 +138,47 @@ static void the_loop_takes_the_library_over(void)
     CHECK(netlib_init() == NETLIB_OK);
 }
 
+static int beats;
+
+static void on_beat(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    (void)handle, (void)unused;
+    CHECK(msg == NETLIB_MSG_TIMER);
+    CHECK(netlib_delete_timer(on_beat, data) == NETLIB_OK);
+    __atomic_add_fetch(&beats, 1, __ATOMIC_SEQ_CST);
+}
+
+static void *run_handed_over(void *unused)
+{
+    (void)unused;
+    netlib_eventloop(UINT32_MAX);
+    CHECK(netlib_destroy() == NETLIB_OK);
+    return NULL;
+}
+
+/* What the starter asks for while another thread takes the library over is done. */
+static void a_hand_over_loses_no_timer(void)
+{
+    static char data[1000];
+    alarm(20);
+    for (int at = 0; at < 200; at++) {
+        int asked = 0;
+        beats = 0;
+        CHECK(netlib_init() == NETLIB_OK);
+        CHECK(pthread_create(&elsewhere, NULL, run_handed_over, NULL) == 0);
+        while (!netlib_is_running() && asked < 1000) {
+            CHECK(netlib_register_timer(on_beat, data + asked, 1) == NETLIB_OK);
+            asked++;
+        }
+        while (!netlib_is_running() || __atomic_load_n(&beats, __ATOMIC_SEQ_CST) < asked) {
+            usleep(100);
+        }
+        netlib_stop_event();
+        CHECK(pthread_join(elsewhere, NULL) == 0);
+        CHECK(beats == asked);
+    }
+}
+
 static int is_begun;
 
 static void *run_at_once(void *unused)
@@ -267,6 +308,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(no_call_is_a_point_of_cancellation),
     SCENARIO(the_loop_is_not_cancelled),
     SCENARIO(the_loop_takes_the_library_over),
+    SCENARIO(a_hand_over_loses_no_timer),
     SCENARIO(a_loop_begins_while_the_library_ends),
     SCENARIO(the_loop_stays_where_it_has_run),
     SCENARIO(a_timer_may_come_before_the_start),
