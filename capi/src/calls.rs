@@ -389,7 +389,11 @@ pub(crate) fn started<T>(
     call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     lend::start()?;
-    entered(call)
+    entered(|layer, net| {
+        // Signals that the program has unblocked since may have handlers that call soon.
+        lend::may_be_in_signal_handler();
+        call(layer, net)
+    })
 }
 
 pub(crate) fn target(callback: Option<Callback>, data: *mut c_void) -> Result<Target, Failure> {

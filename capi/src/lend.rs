@@ -126,6 +126,7 @@ pub(crate) fn settle() -> Result<(), Failure> {
             _ => {
                 let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
                 if OWNER.compare_exchange(owner, me | SETTLED, order, failed).is_ok() {
+                    note_signals();
                     PARTING.with(|_| ());
                     return Ok(());
                 }
@@ -263,9 +264,12 @@ pub(crate) fn note_signals() {
     BLOCKED.store(blocked_signals(), Ordering::Relaxed);
 }
 
-/// Whether a signal handler may be running: it has its own signal blocked.
+/// Whether a signal handler may be running: it has its own signal blocked. For the owner, inside
+/// or settled. What has been unblocked since is remembered as well: a handler blocks what is
+/// blocked where it interrupts, so whoever calls this does not unblock more than the program has.
 pub(crate) fn may_be_in_signal_handler() -> bool {
-    blocked_signals() & !BLOCKED.load(Ordering::Relaxed) != 0
+    let blocked = blocked_signals();
+    blocked & !BLOCKED.fetch_and(blocked, Ordering::Relaxed) != 0
 }
 
 /// Ends the loop's wait. Any thread may, and any signal handler.

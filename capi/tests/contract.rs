@@ -84,6 +84,7 @@ scenarios! {
     waking_may_outlast_the_library,
     a_refused_handler_is_followed_by_write,
     a_handler_allocates_nothing,
+    a_signal_may_be_unblocked_after_the_start,
 }
 
 scenarios! {

@@ -438,6 +438,21 @@ static void a_handler_allocates_nothing(void)
     CHECK(signals == 3 && allocations == 0);
 }
 
+/* A signal that was blocked at the start, and is not any more, has a handler like any other. */
+static void a_signal_may_be_unblocked_after_the_start(void)
+{
+    sigset_t alarm_only;
+    sigemptyset(&alarm_only);
+    sigaddset(&alarm_only, SIGALRM);
+    signal(SIGALRM, on_frugal);
+    sigprocmask(SIG_BLOCK, &alarm_only, NULL);
+    CHECK(netlib_init() == NETLIB_OK);
+    sigprocmask(SIG_UNBLOCK, &alarm_only, NULL);
+    CHECK(netlib_add_loop(ignore, NULL) == NETLIB_OK);
+    raise(SIGALRM);
+    CHECK(signals == 1 && allocations == 0);
+}
+
 static const struct scenario scenarios[] = {
     SCENARIO(a_handler_registers_a_timer_in_a_callback),
     SCENARIO(a_handler_registers_a_timer_in_the_wait),
@@ -450,6 +465,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(waking_may_outlast_the_library),
     SCENARIO(a_refused_handler_is_followed_by_write),
     SCENARIO(a_handler_allocates_nothing),
+    SCENARIO(a_signal_may_be_unblocked_after_the_start),
 };
 
 int main(int argc, char **argv)
