@@ -146,8 +146,8 @@ int netlib_add_loop(callback_t callback, void *user_data);
 /*
  * Runs the loop until netlib_stop_event. A turn waits `wait_timeout` ms at most, so loop callbacks
  * come at least that often; 0xFFFFFFFF waits for events alone. Returns at once where the loop is
- * running already, and where it cannot run, which errno tells: EPERM where another thread has run
- * it before. The thread cannot be cancelled until the loop returns.
+ * running already, and where it cannot run, which errno tells, and standard error once: EPERM
+ * where another thread has run it before. The thread cannot be cancelled until the loop returns.
  */
 void netlib_eventloop(uint32_t wait_timeout NETLIB_DEFAULT(100));
 

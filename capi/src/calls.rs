@@ -9,7 +9,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::io::{self, Write};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use uring_netlib::{Event, Handle, Netlib, Repeat, RunError};
@@ -243,13 +243,13 @@ pub extern "C" fn netlib_eventloop(wait_timeout: u32) {
             return Err(if lend::is_owner() { libc::EBUSY } else { libc::EPERM });
         }
         let _uncancelled = Uncancelled::begin();
-        lend::settle().inspect_err(|failure| tell_once(*failure))?;
         // Numbers that are negative for `epoll_wait` wait for ever.
         let timeout = match c_int::try_from(wait_timeout) {
             Ok(_) => Duration::from_millis(wait_timeout.into()),
             Err(_) => Duration::MAX,
         };
-        started(|layer, net| run(layer, net, timeout)).map(|()| OK)
+        let ran = lend::settle().and_then(|()| started(|layer, net| run(layer, net, timeout)));
+        ran.inspect_err(|failure| tell_once(*failure)).map(|()| OK)
     });
 }
 
@@ -345,11 +345,19 @@ fn box_in(handle: c_int, bytes: &[u8]) -> Result<usize, Failure> {
 /// Says on standard error, the first time, that there will be no loop here, as the program may not
 /// look at `errno`.
 fn tell_once(failure: Failure) {
-    static IS_TOLD: AtomicBool = AtomicBool::new(false);
-    if failure == libc::EPERM && !IS_TOLD.swap(true, Ordering::Relaxed) {
-        let told = "netlib: netlib_eventloop does nothing here, as another thread has run it";
-        let _ = writeln!(io::stderr(), "{told}");
+    static TOLD: AtomicI32 = AtomicI32::new(0);
+    // Handlers alone are answered `EBUSY`, and may have interrupted somebody who writes.
+    if failure == libc::EBUSY || TOLD.swap(failure, Ordering::Relaxed) == failure {
+        return;
     }
+    let told = match (failure, lend::may_enter()) {
+        (libc::EPERM, Err(Refusal::Foreign)) => {
+            "netlib_eventloop does nothing here, as another thread has run it".to_owned()
+        }
+        _ => format!("netlib_eventloop cannot run: {}", io::Error::from_raw_os_error(failure)),
+    };
+    // A standard error that is closed is no reason to fail otherwise.
+    let _ = writeln!(io::stderr(), "netlib: {told}");
 }
 
 /// Does something about timers, for the owner, unless this may be a signal handler, where nothing
@@ -422,7 +430,7 @@ fn count(bytes: usize) -> c_int {
 fn errno_of(error: &RunError) -> Failure {
     match error {
         RunError::System(error) => error.raw_os_error().unwrap_or(libc::EIO),
-        _ => libc::EBUSY,
+        _ => libc::EIO,
     }
 }
 

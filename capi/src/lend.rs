@@ -112,13 +112,16 @@ pub(crate) fn start() -> Result<(), Failure> {
 /// Makes this thread the one that runs the loop. Starts the runtime if nobody has; takes it over
 /// where it has never run.
 pub(crate) fn settle() -> Result<(), Failure> {
-    start().or_else(|failure| if failure == libc::EPERM { Ok(()) } else { Err(failure) })?;
     let me = me();
     loop {
         let owner = OWNER.load(Ordering::Acquire);
         match owner & FLAGS {
             _ if owner == me | SETTLED => return Ok(()),
-            _ if owner == 0 => start()?,
+            _ if owner == 0 => match start() {
+                // Another thread has been first.
+                Err(libc::EPERM) if OWNER.load(Ordering::Acquire) != 0 => {}
+                started => started?,
+            },
             SETTLED => return Err(libc::EPERM),
             HELD if owner & !FLAGS == me => return Err(libc::EBUSY),
             // A call of its owner's, which comes out soon.

@@ -120,6 +120,16 @@ fn the_loop_stays_where_it_has_run() {
     }
 }
 
+/// A loop that cannot run says so, on standard error once, also where the program has not asked.
+#[test]
+fn a_loop_that_cannot_run_says_so() {
+    let Some(built) = &*MISUSE else { return };
+    let output = built.run("auto", &["a_loop_that_cannot_run_says_so"]);
+    assert!(output.status.success(), "{output:?}");
+    let told = "netlib: netlib_eventloop cannot run: Invalid argument (os error 22)\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr).matches(told).count(), 1, "{output:?}");
+}
+
 /// A thread that exits in a callback takes the process with it, as an exception does.
 #[test]
 fn a_thread_does_not_exit_in_a_callback() {

@@ -100,12 +100,24 @@ static void a_bad_environment_is_told(void)
     CHECK(netlib_init() == NETLIB_OK);
 }
 
+/* A loop that cannot run returns at once, and the reason is told. */
+static void a_loop_that_cannot_run_says_so(void)
+{
+    setenv("NETLIB_BACKEND", "nonsense", 1);
+    for (int at = 0; at < 3; at++) {
+        errno = 0;
+        netlib_eventloop(0);
+        CHECK(errno == EINVAL);
+    }
+}
+
 static const struct scenario scenarios[] = {
     SCENARIO(unknown_handles_are_refused),
     SCENARIO(null_and_negative_are_refused),
     SCENARIO(a_c_program_has_no_string),
     SCENARIO(limits_are_chosen_before_the_start),
     SCENARIO(a_bad_environment_is_told),
+    SCENARIO(a_loop_that_cannot_run_says_so),
 };
 
 int main(int argc, char **argv)
