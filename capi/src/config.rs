@@ -13,6 +13,7 @@ use uring_netlib::{
 
 use crate::foreign::Failure;
 use crate::layer::{self, Layer};
+use crate::outbox::OUTBOX_LEN;
 
 struct Config {
     backend: Backend,
@@ -37,7 +38,7 @@ pub(crate) fn set_limit(index: i32, value: u64) -> Result<(), Failure> {
     let bounds = match index {
         SOCKETS_MAX => 1..=1 << 20,
         SEND_BYTES_MAX | RECV_BYTES_MAX => 1024..=1 << 30,
-        BUFFERED_BYTES_MAX => 1 << 20..=1 << 40,
+        BUFFERED_BYTES_MAX => BUFFERED_BYTES_LEAST..=1 << 40,
         CONNECT_TIMEOUT_MS | CLOSE_TIMEOUT_MS => 1..=1 << 40,
         WRITE_STALL_MS => 0..=1 << 40,
         _ => return Err(libc::EINVAL),
@@ -108,6 +109,10 @@ fn errno_of(error: &BuildError) -> Failure {
         _ => libc::EINVAL,
     }
 }
+
+/// The runtime keeps an eighth for what it receives, and cannot refuse. What is in the outbox may
+/// turn out to need it, as what was received since has taken its room.
+const BUFFERED_BYTES_LEAST: u64 = 8 * OUTBOX_LEN as u64;
 
 // The header has these numbers as `NETLIB_EX_*`.
 const SOCKETS_MAX: i32 = 1;

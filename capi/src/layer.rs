@@ -167,6 +167,7 @@ impl Layer {
     ) -> Result<usize, Failure> {
         self.apply(net);
         self.renew(net, number);
+        // Others may put in more meanwhile, for which the runtime has room that it does not tell.
         let total = net.sendable_bytes().saturating_sub(OUTBOX.len());
         let taken = BOARD.take(number, bytes.len().min(total), Way::Direct)?;
         if taken < bytes.len() {
@@ -483,6 +484,8 @@ impl Layer {
 }
 
 fn on_event(layer: &mut Layer, net: &mut Netlib<Layer>, handle: Handle, event: Event<'_>) {
+    // What has arrived takes room as well.
+    OUTBOX.set_room(net.sendable_bytes());
     if let Event::Connect { listener } = event {
         layer.on_connect(net, handle, listener);
         return layer.apply(net);
@@ -515,6 +518,7 @@ fn on_timer(layer: &mut Layer, net: &mut Netlib<Layer>, _: Handle, event: Event<
 
 /// The end of a turn.
 pub(crate) fn on_loop(layer: &mut Layer, net: &mut Netlib<Layer>, _: Handle, _: Event<'_>) {
+    OUTBOX.set_room(net.sendable_bytes());
     layer.apply(net);
     for _ in 0..layer.ended.len() {
         if let Some(number) = layer.ended.pop_front() {

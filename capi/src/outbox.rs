@@ -271,7 +271,7 @@ fn count_of(words: usize) -> u32 {
 }
 
 /// Bytes that wait at most, headers included.
-const OUTBOX_LEN: u32 = 256 << 10;
+pub(crate) const OUTBOX_LEN: u32 = 256 << 10;
 
 /// The longest send that is put in, in bytes.
 pub(crate) const SEND_MAX: usize = 64 << 10;

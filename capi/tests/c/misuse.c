@@ -69,6 +69,7 @@ static void limits_are_chosen_before_the_start(void)
     CHECK_FAILS(netlib_ex_limit(NETLIB_EX_SOCKETS_MAX, (1 << 20) + 1), EINVAL);
     CHECK_FAILS(netlib_ex_limit(NETLIB_EX_SEND_BYTES_MAX, 0), EINVAL);
     CHECK_FAILS(netlib_ex_limit(NETLIB_EX_SEND_BYTES_MAX, UINT64_MAX), EINVAL);
+    CHECK_FAILS(netlib_ex_limit(NETLIB_EX_BUFFERED_BYTES_MAX, (2 << 20) - 1), EINVAL);
     CHECK_FAILS(netlib_ex_backend("kqueue"), EINVAL);
     CHECK(netlib_ex_limit(NETLIB_EX_SOCKETS_MAX, 2) == NETLIB_OK);
     CHECK(netlib_ex_limit(NETLIB_EX_RECV_BYTES_MAX, 1 << 30) == NETLIB_OK);

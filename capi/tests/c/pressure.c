@@ -63,9 +63,11 @@ static void on_crowd(void *data, uint8_t msg, uint32_t handle, void *unused)
     if (msg == NETLIB_MSG_CONNECT) {
         served[served_count++] = own;
         if (served_count == 3) {
-            taken = netlib_send(served[0], many, 917500);
-            CHECK(taken == 917500);
-            /* Seven eighths of a MiB is what may be sent, and four bytes are left of it. */
+            taken = netlib_send(served[0], many, MANY);
+            CHECK(taken == MANY);
+            /* Seven eighths of two MiB is what may be sent, and four bytes are left of it. */
+            CHECK(netlib_send(served[0], many, 835004) == 835004);
+            taken += 835004;
             CHECK(netlib_send(served[1], "hello", 5) == 4);
             errno = 0;
             CHECK(netlib_send(served[1], "hello", 5) == 0 && errno == EAGAIN);
@@ -90,7 +92,8 @@ static void the_total_limit_refuses_and_write_follows(void)
     uint16_t port;
     char bytes[9];
     fill_many();
-    CHECK(netlib_ex_limit(NETLIB_EX_BUFFERED_BYTES_MAX, 1 << 20) == NETLIB_OK);
+    CHECK(netlib_ex_limit(NETLIB_EX_BUFFERED_BYTES_MAX, 2 << 20) == NETLIB_OK);
+    CHECK(netlib_ex_limit(NETLIB_EX_SEND_BYTES_MAX, 2 << 20) == NETLIB_OK);
     listen_at(&port, on_crowd, NULL);
     for (int at = 0; at < 3; at++) {
         peers[at] = connect_plainly(port);
@@ -99,6 +102,57 @@ static void the_total_limit_refuses_and_write_follows(void)
     CHECK(pthread_join(elsewhere, NULL) == 0);
     CHECK(strcmp(told, "a:WRITE b:WRITE") == 0 || strcmp(told, "b:WRITE a:WRITE") == 0);
     CHECK(recv(peers[1], bytes, 9, MSG_WAITALL) == 9 && memcmp(bytes, "hellworld", 9) == 0);
+}
+
+/* What nobody has received yet fills the room of all. */
+enum { UNREAD = 1835008 };
+
+static void *write_unread(void *unused)
+{
+    (void)unused;
+    send(peers[0], many, MANY, MSG_NOSIGNAL);
+    send(peers[0], many, UNREAD - MANY, MSG_NOSIGNAL);
+    return NULL;
+}
+
+static void *send_in_vain(void *unused)
+{
+    (void)unused;
+    errno = 0;
+    CHECK(netlib_send(served[1], many, 60000) == 0 && errno == EAGAIN);
+    return NULL;
+}
+
+static void on_unread(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    char stats[1024];
+    (void)data, (void)unused;
+    if (msg == NETLIB_MSG_CONNECT) {
+        served[served_count++] = (net_handle_t)handle;
+        return;
+    }
+    CHECK(msg == NETLIB_MSG_READ);
+    CHECK(netlib_ex_stats(stats, sizeof stats) < (int)sizeof stats);
+    if (atol(strstr(stats, "buffered_bytes=") + 15) >= UNREAD - 30000) {
+        pthread_t other;
+        CHECK(pthread_create(&other, NULL, send_in_vain, NULL) == 0);
+        CHECK(pthread_join(other, NULL) == 0);
+        netlib_stop_event();
+    }
+}
+
+/* A thread is told at once that there is no room, also where it is bytes to receive that take it. */
+static void a_thread_feels_what_is_unread(void)
+{
+    uint16_t port;
+    CHECK(netlib_ex_limit(NETLIB_EX_BUFFERED_BYTES_MAX, 2 << 20) == NETLIB_OK);
+    CHECK(netlib_ex_limit(NETLIB_EX_RECV_BYTES_MAX, UNREAD) == NETLIB_OK);
+    listen_at(&port, on_unread, NULL);
+    peers[0] = connect_plainly(port);
+    peers[1] = connect_plainly(port);
+    CHECK(pthread_create(&elsewhere, NULL, write_unread, NULL) == 0);
+    run();
+    CHECK(pthread_join(elsewhere, NULL) == 0);
 }
 
 static int may_send;
@@ -346,6 +400,7 @@ static void a_close_does_not_wait_for_others(void)
 static const struct scenario scenarios[] = {
     SCENARIO(the_total_limit_refuses_and_write_follows),
     SCENARIO(a_thread_feels_a_slow_peer),
+    SCENARIO(a_thread_feels_what_is_unread),
     SCENARIO(a_thread_is_told_the_standing),
     SCENARIO(a_long_send_takes_what_fits),
     SCENARIO(a_close_flushes_what_a_thread_has_sent),
