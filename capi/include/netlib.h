@@ -170,7 +170,7 @@ int netlib_ex_backend(const char *name);
 #define NETLIB_EX_SOCKETS_MAX 1        /* 1048576, which is also the most */
 #define NETLIB_EX_SEND_BYTES_MAX 2     /* pending bytes of a connection: 1 MiB */
 #define NETLIB_EX_RECV_BYTES_MAX 3     /* bytes that wait for netlib_recv: 64 KiB */
-#define NETLIB_EX_BUFFERED_BYTES_MAX 4 /* both, of all connections together: 1 GiB; 2 MiB at least */
+#define NETLIB_EX_BUFFERED_BYTES_MAX 4 /* both, of all connections: 1 GiB; 2 MiB at least */
 #define NETLIB_EX_CONNECT_TIMEOUT_MS 5 /* 10000 */
 #define NETLIB_EX_CLOSE_TIMEOUT_MS 6   /* to flush after netlib_close: 10000 */
 #define NETLIB_EX_WRITE_STALL_MS 7     /* a peer takes nothing for so long: 10000, 0 for never */

@@ -84,7 +84,7 @@ impl Board {
         self.change_own(number, |cell| Some(Cell { standing, is_refused: false, ..cell }));
     }
 
-    /// Whether bytes are in the outbox, or will be in a moment. Of a closed socket there are ever fewer.
+    /// Whether bytes are in the outbox, or will be in a moment. A closed socket gets no more.
     pub(crate) fn has_boxed(&self, number: i32) -> bool {
         self.change_own(number, |_| None).is_some_and(|cell| cell.boxed > 0)
     }

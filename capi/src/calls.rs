@@ -16,6 +16,7 @@ use uring_netlib::{Event, Handle, Netlib, Repeat, RunError};
 
 use crate::board::Way;
 use crate::extra::netlib_ex_listen;
+use crate::failure;
 use crate::foreign::{self, Failure, Uncancelled};
 use crate::layer::{Layer, Target};
 use crate::lend::{self, Asking, BOARD, Callback, OUTBOX, Refusal};
@@ -429,7 +430,7 @@ fn count(bytes: usize) -> c_int {
 
 fn errno_of(error: &RunError) -> Failure {
     match error {
-        RunError::System(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        RunError::System(error) => failure::errno_of(error),
         _ => libc::EIO,
     }
 }

@@ -11,6 +11,7 @@ use uring_netlib::{
     Backend, BacklogLimits, BuildError, Delivery, Liveness, Netlib, Options, UringError,
 };
 
+use crate::failure;
 use crate::foreign::Failure;
 use crate::layer::{self, Layer};
 use crate::outbox::OUTBOX_LEN;
@@ -105,7 +106,7 @@ fn errno_of(error: &BuildError) -> Failure {
     match error {
         BuildError::Uring(UringError::Setup(errno) | UringError::SelfTest { errno, .. }) => errno.0,
         BuildError::Uring(_) => libc::ENOSYS,
-        BuildError::System(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        BuildError::System(error) => failure::errno_of(error),
         _ => libc::EINVAL,
     }
 }

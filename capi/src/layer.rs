@@ -7,22 +7,22 @@
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
-use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::thread;
 use std::time::Duration;
 
 use uring_netlib::{
-    Address, CloseReason, ConnectError, Event, Handle, ListenError, Netlib, OptionError, RecvError,
-    Repeat, SendError, Stale,
+    Address, ConnectError, Event, Handle, ListenError, Netlib, RecvError, Repeat, SendError, Stale,
 };
 
 use crate::board::{Standing, Way};
+use crate::failure::{errno_of, errno_of_close, errno_of_option};
 use crate::foreign::Failure;
 use crate::lend::{self, BOARD, Callback, OUTBOX};
 use crate::numbers::Numbers;
 use crate::outbox::Request;
 use crate::timers::{Beat, Key, Timers};
+use crate::waiting::Waiting;
 
 /// What the C surface keeps beside the runtime.
 pub(crate) struct Layer {
@@ -31,8 +31,8 @@ pub(crate) struct Layer {
     loops: Vec<Target>,
     /// Handles whose end no event of the runtime will tell.
     ended: VecDeque<i32>,
-    /// Handles that were refused, and are told when there is room; the first one is first.
-    refused: VecDeque<i32>,
+    /// Those that were refused, and are told when there is room.
+    refused: Waiting,
     send_bytes_max: usize,
     /// Sockets are told, but neither timers nor loop callbacks are.
     pub(crate) is_winding_down: bool,
@@ -85,7 +85,7 @@ impl Layer {
             timers: Timers::default(),
             loops: Vec::new(),
             ended: VecDeque::new(),
-            refused: VecDeque::new(),
+            refused: Waiting::default(),
             send_bytes_max,
             is_winding_down: false,
             is_mute: false,
@@ -212,8 +212,8 @@ impl Layer {
     /// Closes; what was sent before is flushed.
     pub(crate) fn close(&mut self, net: &mut Netlib<Self>, number: i32) -> Result<(), Failure> {
         self.sockets.find_mut(number).ok_or(libc::EBADF)?;
-        // Nobody takes room for it any more. Who has taken some puts its bytes in, or gives it back,
-        // and waits for nobody: not even for the outbox, which is emptied meanwhile.
+        // Nobody takes room for it any more. Who has taken some puts its bytes in or gives it
+        // back, and waits for nobody: not even for the outbox, which is emptied meanwhile.
         BOARD.close(number);
         self.apply(net);
         while BOARD.has_boxed(number) {
@@ -221,7 +221,7 @@ impl Layer {
             self.apply(net);
         }
         BOARD.clear(number);
-        let socket = self.sockets.remove(number).ok_or(libc::EBADF)?;
+        let socket = self.take_out(number).ok_or(libc::EBADF)?;
         // Stale are attempts that failed before they began.
         let _ = net.close(socket.handle);
         Ok(())
@@ -371,7 +371,17 @@ impl Layer {
 
     fn remove(&mut self, number: i32) {
         BOARD.clear(number);
-        self.sockets.remove(number);
+        self.take_out(number);
+    }
+
+    /// Gives a number up; whose it was.
+    fn take_out(&mut self, number: i32) -> Option<Socket> {
+        let socket = self.sockets.remove(number)?;
+        if socket.is_waiting {
+            let sockets = &mut self.sockets;
+            self.refused.leave(|other| sockets.find_mut(other).is_some_and(|one| one.is_waiting));
+        }
+        Some(socket)
     }
 
     /// What was not so before is so from now on, also for those who may not look.
@@ -439,23 +449,29 @@ impl Layer {
 
     /// Tells those that were refused and for which there is room by now, first come first.
     fn tell_refused(&mut self, net: &mut Netlib<Self>) {
-        let known = self.refused.len();
-        BOARD.take_listed(|number| {
-            if let Some(socket) = self.sockets.find_mut(number)
-                && !std::mem::replace(&mut socket.is_waiting, true)
-            {
-                self.refused.push_back(number);
-            }
+        let sockets = &mut self.sockets;
+        self.refused.push_reversed(|push| {
+            BOARD.take_listed(|number| {
+                if let Some(socket) = sockets.find_mut(number)
+                    && !std::mem::replace(&mut socket.is_waiting, true)
+                {
+                    push(number);
+                }
+            });
         });
-        self.refused.make_contiguous()[known..].reverse();
-        let shares = net.sendable_bytes() / ROOM_EACH;
-        for _ in 0..shares.min(self.refused.len()) {
-            let Some(number) = self.refused.pop_front() else { return };
-            let Some(socket) = self.sockets.find_mut(number) else { continue };
-            socket.is_waiting = false;
-            let pending = net.option(socket.handle).map_or(0, |options| options.pending_bytes());
+        let mut shares = net.sendable_bytes() / ROOM_EACH;
+        while shares > 0 {
+            let (sockets, mut handle) = (&mut self.sockets, Handle::NONE);
+            let next = self.refused.pop(|number| {
+                let Some(socket) = sockets.find_mut(number) else { return false };
+                handle = socket.handle;
+                std::mem::take(&mut socket.is_waiting)
+            });
+            let Some(number) = next else { return };
+            let pending = net.option(handle).map_or(0, |options| options.pending_bytes());
             // Where its own limit is reached, the runtime says when there is room again.
             if pending < self.send_bytes_max {
+                shares -= 1;
                 self.tell_room(net, number);
             }
         }
@@ -558,31 +574,6 @@ fn standing_of(state: State) -> Standing {
 
 fn user_data(number: i32) -> u64 {
     number.cast_unsigned().into()
-}
-
-fn errno_of(error: &io::Error) -> Failure {
-    error.raw_os_error().unwrap_or(libc::EIO)
-}
-
-fn errno_of_option(error: &OptionError) -> Failure {
-    match error {
-        OptionError::System(error) => errno_of(error),
-        _ => libc::ENOTCONN,
-    }
-}
-
-fn errno_of_close(reason: CloseReason) -> Failure {
-    match reason {
-        CloseReason::PeerClosed | CloseReason::Truncated { .. } => 0,
-        CloseReason::Reset => libc::ECONNRESET,
-        CloseReason::Refused => libc::ECONNREFUSED,
-        CloseReason::Unreachable => libc::EHOSTUNREACH,
-        CloseReason::TimedOut | CloseReason::Expired(_) => libc::ETIMEDOUT,
-        CloseReason::ResolveFailed => libc::EADDRNOTAVAIL,
-        CloseReason::Exceeded(_) => libc::ENOBUFS,
-        CloseReason::Failed(errno) => errno.0,
-        _ => libc::EIO,
-    }
 }
 
 /// Who was refused for want of room for all is told when there is so much of it for each, so that

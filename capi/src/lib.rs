@@ -12,12 +12,14 @@ mod board;
 mod calls;
 mod config;
 mod extra;
+mod failure;
 mod foreign;
 mod layer;
 mod lend;
 mod numbers;
 mod outbox;
 mod timers;
+mod waiting;
 
 pub use calls::{
     netlib_add_loop, netlib_close, netlib_connect, netlib_delete_timer, netlib_destroy,

@@ -141,7 +141,7 @@ static void on_unread(void *data, uint8_t msg, uint32_t handle, void *unused)
     }
 }
 
-/* A thread is told at once that there is no room, also where it is bytes to receive that take it. */
+/* A thread is told at once that there is no room, also where bytes to receive have taken it. */
 static void a_thread_feels_what_is_unread(void)
 {
     uint16_t port;
