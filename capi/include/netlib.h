@@ -9,7 +9,7 @@
  *
  * A function that fails says why through errno:
  *   EBADF   the handle is not open (any more)
- *   EINVAL  a null pointer, a negative length, an unknown limit
+ *   EINVAL  a null pointer, a negative length, text that is not UTF-8, an unknown limit
  *   EFAULT  no memory for the bytes of a send or recv
  *   EPERM   the library belongs to another thread
  *   EBUSY   a signal handler, or a callback, called what it may not
@@ -67,7 +67,8 @@ extern "C" {
 
 /*
  * Names a socket: a positive number, never a descriptor. While the socket is open no other has
- * it. It comes back after two million further sockets at the earliest, or after netlib_destroy.
+ * it. It comes back after two million further sockets at the earliest, or after netlib_destroy;
+ * only where nearly 1048576 are open at once it may be after two thousand.
  */
 typedef int net_handle_t;
 
@@ -95,7 +96,8 @@ int netlib_listen(const char *server_ip, uint16_t port, callback_t callback, voi
 
 /*
  * Connects to an address or a host name. NETLIB_MSG_CONFIRM or NETLIB_MSG_CLOSE tells how it
- * went, also where it fails at once. -1 only for null pointers and without room for a handle.
+ * went, also where it fails at once. -1 for a null pointer, a host that is not UTF-8, without room
+ * for a handle, and where the library cannot be started or belongs to another thread.
  */
 net_handle_t netlib_connect(const char *server_ip, uint16_t port, callback_t callback,
                             void *callback_data);
@@ -125,7 +127,10 @@ int netlib_recv(net_handle_t handle, void *buf, int len);
  */
 int netlib_close(net_handle_t handle);
 
-/* Reads or sets an option, see NETLIB_OPT_*. 0, or -1; options that are not known are ignored. */
+/*
+ * Reads or sets an option, see NETLIB_OPT_*. 0, or -1. Options that are not known are ignored,
+ * whatever the pointer is.
+ */
 int netlib_option(net_handle_t handle, int opt, void *optval);
 
 /*

@@ -152,7 +152,7 @@ pub unsafe extern "C" fn netlib_option(handle: c_int, opt: c_int, optval: *mut c
     guard(|| {
         // Before anything else, as an unknown handle is an error whatever is asked of it.
         entered(|layer, _| layer.change_target(handle, |_| ()))?;
-        if opt >= GET_REMOTE_IP && optval.is_null() {
+        if (GET_REMOTE_IP..=SET_RECV_BUF_SIZE).contains(&opt) && optval.is_null() {
             return Err(libc::EINVAL);
         }
         match opt {

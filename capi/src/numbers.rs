@@ -2,7 +2,9 @@
 //!
 //! A number is a place and how often the place was given away: 20 and 11 bits. A place rests
 //! until 1024 others have been given up after it, so a number comes back after two million
-//! further sockets at the earliest, and while its socket is open never.
+//! further sockets at the earliest, and while its socket is open never. Where nearly all places
+//! are taken there is no time to rest: a number comes back once its place was given away 2047
+//! times.
 
 #![forbid(unsafe_code)]
 

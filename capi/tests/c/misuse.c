@@ -34,6 +34,7 @@ static void null_and_negative_are_refused(void)
     CHECK_FAILS(netlib_listen("\xFF", 0, ignore, NULL), EINVAL);
     CHECK_FAILS(netlib_connect(NULL, 1, ignore, NULL), EINVAL);
     CHECK_FAILS(netlib_connect("127.0.0.1", 1, NULL, NULL), EINVAL);
+    CHECK_FAILS(netlib_connect("\xFF", 1, ignore, NULL), EINVAL);
     CHECK_FAILS(netlib_register_timer(NULL, NULL, 1), EINVAL);
     CHECK_FAILS(netlib_delete_timer(NULL, NULL), EINVAL);
     CHECK_FAILS(netlib_add_loop(NULL, NULL), EINVAL);
@@ -45,6 +46,9 @@ static void null_and_negative_are_refused(void)
     CHECK_FAILS(netlib_recv(handle, told, -1), EINVAL);
     CHECK_FAILS(netlib_recv(handle, NULL, 1), EFAULT);
     CHECK_FAILS(netlib_option(handle, NETLIB_OPT_GET_LOCAL_PORT, NULL), EINVAL);
+    CHECK_FAILS(netlib_option(handle, NETLIB_OPT_SET_CALLBACK, NULL), EINVAL);
+    CHECK(netlib_option(handle, 99, NULL) == NETLIB_OK);
+    CHECK(netlib_option(handle, -1, NULL) == NETLIB_OK);
     CHECK(netlib_ex_stats(NULL, 0) > 0);
     CHECK(netlib_ex_local_ip(handle, NULL, 0) == 9);
     CHECK_FAILS(netlib_ex_remote_ip(handle, NULL, 0), ENOTCONN);
