@@ -184,7 +184,12 @@ const PATIENCE: u8 = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::driver::{Family, Stock};
+    use crate::options::Options;
+    use crate::reactor::socket::Settings;
 
     const LARGE_LEN: usize = 1000;
 
@@ -215,5 +220,46 @@ mod tests {
         assert!(bulk.was_short && !bulk.is_lent());
         bulk.land(&Rest::new(Vec::with_capacity(10), 10));
         assert!(!bulk.was_short);
+    }
+
+    fn reactor() -> (Reactor<()>, Handle) {
+        let options = Options::new();
+        let mut reactor = Reactor::new(&options, Stock::default());
+        let settings = Settings {
+            delivery: options.delivery,
+            backlog: options.backlog,
+            liveness: Rc::new(options.liveness),
+            limits: Rc::new(options.limits),
+        };
+        let socket = Socket::new(State::Connected, Family::Inet, ((), 0), settings);
+        let handle = reactor.insert(socket).unwrap();
+        (reactor, handle)
+    }
+
+    /// A few bytes do not sit in a large buffer, of which only they would be counted.
+    #[test]
+    fn a_few_bytes_hold_no_large_buffer() {
+        let (mut reactor, handle) = reactor();
+        let mut buffer = Vec::with_capacity(1 << 20);
+        buffer.extend_from_slice(b"a few");
+        reactor.sockets.find_mut(handle).unwrap().reader = buffer.into();
+        reactor.tighten(handle);
+        let reader = &reactor.sockets.find(handle).unwrap().reader;
+        assert!(reader.unread() == b"a few" && reader.capacity() < 4 * TAIL_LEN);
+    }
+
+    /// Room is counted, but who has only room is not who keeps the most; and what is being
+    /// cancelled keeps nothing that anybody could have given up.
+    #[test]
+    fn room_is_not_what_a_peer_has_sent() {
+        let (mut reactor, handle) = reactor();
+        let socket = reactor.sockets.find_mut(handle).unwrap();
+        socket.bulk.lent = NonZeroU32::new(1 << 20);
+        reactor.recount(handle);
+        assert_eq!((reactor.buffered(), reactor.largest()), (1 << 20, None));
+        let socket = reactor.sockets.find_mut(handle).unwrap();
+        socket.enter(State::Cancelling, &mut reactor.census);
+        reactor.recount(handle);
+        assert_eq!(reactor.buffered(), 0);
     }
 }
