@@ -37,7 +37,7 @@ struct Case {
 
 type Work = Box<dyn FnMut()>;
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     case("reassembly_whole", SMALL_COUNT, 200, reassembly_whole),
     case("reassembly_split", SMALL_COUNT, 200, reassembly_split),
     case("reassembly_64k", 1, 200, reassembly_large),
@@ -50,6 +50,7 @@ const CASES: [Case; 12] = [
     case("fanout_shared", RECEIVERS, 100, fanout_shared),
     case("echo_depth_1", 1, 500, || echo(1)),
     case("echo_depth_16", 16, 200, || echo(16)),
+    case("echo_depth_200", 200, 50, || echo(200)),
 ];
 
 const fn case(
@@ -351,7 +352,7 @@ impl World {
     fn without_listener(delivery: Delivery) -> Self {
         let sim = SimNet::new(1);
         // A simulated driver overwrites what is freed; there is not to be much of it.
-        let options = Options::new().delivery(delivery).pool(64, 1024);
+        let options = Options::new().delivery(delivery).pool(64, 16 << 10);
         let net = |host| {
             let net = options.clone().sim(&sim.host([10, 0, 0, host])).build();
             net.expect("memory is all it needs")

@@ -8,14 +8,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 use std::{fmt, io};
 
 use socket2::{SockAddr, SockRef};
 
 use super::epoll::{Poller, Ready};
+use super::slot::{Slot, Step};
 use crate::driver::outgoing::{Flight, Outgoing};
 use crate::driver::pool::Pool;
 use crate::driver::slots::Slots;
@@ -37,41 +37,14 @@ pub(crate) struct Epoll {
     settled: Vec<Completion>,
     pool: Pool,
     stock: Stock,
-    /// Bytes that went into large buffers in this wait.
+    /// Sockets that receive into large buffers once those before them have had their turn, and
+    /// bytes that went into such buffers in this wait.
+    postponed: VecDeque<Handle>,
     large_bytes: usize,
     waker: Waker,
     /// The last wait did not look for events, because it had completions at once.
     has_skipped: bool,
     counters: DriverCounters,
-}
-
-/// One adopted socket.
-#[derive(Debug)]
-struct Slot {
-    socket: OwnedFd,
-    family: Family,
-    outstanding: Ops,
-    readable: bool,
-    writable: bool,
-    /// No further edge will come: reads go on until one returns zero or fails.
-    hung_up: bool,
-    is_queued: bool,
-    form: Form,
-    flight: Flight,
-    /// Bytes of all sends so far.
-    sent_in_all: u64,
-}
-
-/// What one step of one socket came to.
-enum Step {
-    /// The operation goes on at once.
-    Again,
-    /// It waits for an edge.
-    Blocked,
-    Yield {
-        last: bool,
-        outcome: Outcome,
-    },
 }
 
 impl Epoll {
@@ -85,6 +58,7 @@ impl Epoll {
             runnable: VecDeque::new(),
             settled: Vec::new(),
             stock: Stock::default(),
+            postponed: VecDeque::new(),
             large_bytes: 0,
             pool: Pool::new(options.pool_buffers, options.pool_buffer_len)?,
             waker,
@@ -159,7 +133,10 @@ impl Epoll {
                 let Some(handle) = self.runnable.pop_front() else { return };
                 let Some(slot) = self.slots.find_mut(handle) else { continue };
                 slot.is_queued = false;
-                self.step(handle, batch);
+                // Nobody overtakes those that wait already.
+                let may_be_large =
+                    self.postponed.is_empty() && self.large_bytes < LARGE_BYTES_PER_WAIT;
+                self.step(handle, may_be_large, batch);
                 self.enqueue(handle);
             }
             if self.runnable.is_empty() {
@@ -168,8 +145,20 @@ impl Epoll {
         }
     }
 
+    /// Gives one step each to those that have waited longest for a large buffer.
+    fn run_postponed(&mut self, batch: &mut Vec<Completion>) {
+        while self.large_bytes < LARGE_BYTES_PER_WAIT
+            && let Some(handle) = self.postponed.pop_front()
+        {
+            let Some(slot) = self.slots.find_mut(handle) else { continue };
+            slot.is_postponed = false;
+            self.step(handle, true, batch);
+            self.enqueue(handle);
+        }
+    }
+
     /// One step for each of a socket's operations that may go on.
-    fn step(&mut self, handle: Handle, batch: &mut Vec<Completion>) {
+    fn step(&mut self, handle: Handle, may_be_large: bool, batch: &mut Vec<Completion>) {
         for op in [Op::Send, Op::Connect, Op::Accept, Op::Receive] {
             // Receives go on for a while: answers to what is read together leave together.
             let tries = if op == Op::Receive { READS_PER_STEP } else { 1 };
@@ -186,7 +175,11 @@ impl Epoll {
                     Op::Connect => slot.finish_connect(),
                     Op::Accept => slot.accept(),
                     Op::Receive => match slot.form {
-                        Form::Whole(_) if self.large_bytes >= LARGE_BYTES_PER_WAIT => break,
+                        Form::Whole(_) if !may_be_large => {
+                            slot.is_postponed = true;
+                            self.postponed.push_back(handle);
+                            break;
+                        }
                         Form::Whole(len) => {
                             let step = slot.receive_whole(len, &self.stock);
                             if matches!(step, Step::Yield { .. }) {
@@ -214,21 +207,7 @@ impl Driver for Epoll {
     fn adopt(&mut self, socket: Endpoint, family: Family, handle: Handle) -> io::Result<()> {
         let socket = socket.into_system()?;
         self.poller.add_socket(socket.as_fd(), handle.to_bits())?;
-        let slot = Slot {
-            socket,
-            family,
-            outstanding: Ops::NONE,
-            // Data that came with the connection makes an edge at once; until it does, to try
-            // would be a wasted call. Room to send is there from the start.
-            readable: false,
-            writable: true,
-            hung_up: false,
-            is_queued: false,
-            form: Form::Many,
-            flight: Flight::default(),
-            sent_in_all: 0,
-        };
-        self.slots.insert(handle, slot);
+        self.slots.insert(handle, Slot::new(socket, family));
         Ok(())
     }
 
@@ -332,6 +311,7 @@ impl Driver for Epoll {
         let before = batch.len();
         self.large_bytes = 0;
         batch.append(&mut self.settled);
+        self.run_postponed(batch);
         // What is settled has had its system call, so it takes no room of what is still to be done.
         let full = batch.len() + BATCH_MAX;
         self.run(batch, full);
@@ -343,7 +323,7 @@ impl Driver for Epoll {
             return Ok(());
         }
         self.has_skipped = false;
-        let must_return = has_some || !self.runnable.is_empty();
+        let must_return = has_some || !self.runnable.is_empty() || !self.postponed.is_empty();
         self.look_for_events(if must_return { Some(Duration::ZERO) } else { timeout })?;
         self.run(batch, full);
         Ok(())
@@ -389,168 +369,6 @@ impl Driver for Epoll {
     }
 }
 
-impl Slot {
-    fn may_go_on(&self) -> bool {
-        self.outstanding.iter().any(|op| self.may_go_on_with(op))
-    }
-
-    fn may_go_on_with(&self, op: Op) -> bool {
-        let is_ready = match op {
-            Op::Accept | Op::Receive => self.readable,
-            Op::Connect | Op::Send => self.writable,
-            Op::Cancel | Op::Wake => false,
-        };
-        is_ready && self.outstanding.has(op)
-    }
-
-    fn send(&mut self) -> Step {
-        match self.send_pieces() {
-            Ok((len, is_short)) => {
-                self.flight.advance(len);
-                self.sent_in_all += len as u64;
-                if is_short {
-                    self.writable = false;
-                    return Step::Blocked;
-                }
-                if !self.flight.is_over() {
-                    return Step::Again;
-                }
-                Step::Yield { last: true, outcome: Outcome::Sent(self.flight.land()) }
-            }
-            Err(error) => match Errno::from_io(&error) {
-                Errno(libc::EAGAIN) => {
-                    self.writable = false;
-                    Step::Blocked
-                }
-                Errno(libc::EINTR) => Step::Again,
-                errno => {
-                    let outcome = Outcome::SendFailed(errno, self.flight.land());
-                    Step::Yield { last: true, outcome }
-                }
-            },
-        }
-    }
-
-    /// Sends what fits of the flight's next pieces, in one call: how many bytes, and whether the
-    /// socket has no room for more. The kernel then makes an edge when it has some again, as after
-    /// a call that would block.
-    fn send_pieces(&self) -> io::Result<(usize, bool)> {
-        let is_short = |sent: usize, offered: usize| sent < offered.min(CALL_BYTES_MAX);
-        if let Some(only) = self.flight.only_piece() {
-            let sent = sys::send(self.socket.as_fd(), only)?;
-            return Ok((sent, is_short(sent, only.len())));
-        }
-        let mut slices = [IoSlice::new(&[]); PIECES_PER_CALL];
-        let (mut count, mut offered) = (0, 0);
-        for (slice, piece) in slices.iter_mut().zip(self.flight.rest()) {
-            *slice = IoSlice::new(piece);
-            count += 1;
-            offered += piece.len();
-        }
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let sent = SockRef::from(&self.socket).send_vectored_with_flags(&slices[..count], flags)?;
-        Ok((sent, is_short(sent, offered)))
-    }
-
-    fn finish_connect(&self) -> Step {
-        let outcome = match SockRef::from(&self.socket).take_error() {
-            Ok(None) => Outcome::Connected,
-            Ok(Some(error)) | Err(error) => Outcome::ConnectFailed(Errno::from_io(&error)),
-        };
-        Step::Yield { last: true, outcome }
-    }
-
-    fn accept(&mut self) -> Step {
-        match sys::accept(self.socket.as_fd()) {
-            Ok(client) => Step::Yield { last: false, outcome: Outcome::Accepted(client.into()) },
-            Err(error) => match Errno::from_io(&error) {
-                Errno(libc::EAGAIN) => {
-                    self.readable = false;
-                    Step::Blocked
-                }
-                Errno(libc::EINTR) => Step::Again,
-                errno => Step::Yield { last: true, outcome: Outcome::AcceptFailed(errno) },
-            },
-        }
-    }
-
-    /// Receives what is there of a rest. Of an end or a failure the next receive tells.
-    fn receive_rest(&mut self) -> Step {
-        let Form::Rest(rest) = &mut self.form else { return Step::Blocked };
-        let (wanted, mut end) = (rest.missing(), None);
-        match sys::receive_behind(self.socket.as_fd(), rest.buffer_mut(), wanted) {
-            Ok(len) if len > 0 && len < wanted => {
-                self.readable = self.hung_up;
-                return Step::Again;
-            }
-            Ok(_) => {}
-            Err(error) => match Errno::from_io(&error) {
-                Errno(libc::EAGAIN) => {
-                    self.readable = false;
-                    return Step::Blocked;
-                }
-                Errno(libc::EINTR) => return Step::Again,
-                errno => end = Some(errno),
-            },
-        }
-        let Some(rest) = self.form.take_rest() else { return Step::Blocked };
-        if let Some(errno) = end {
-            self.form = Form::Ended(errno);
-        }
-        Step::Yield { last: true, outcome: Outcome::Filled(rest) }
-    }
-
-    fn receive_whole(&mut self, len: usize, stock: &Stock) -> Step {
-        let mut rest = Rest::new(stock.take(len), len);
-        let outcome = match sys::receive_behind(self.socket.as_fd(), rest.buffer_mut(), len) {
-            Ok(0) => Outcome::EndOfStream,
-            Ok(_) => {
-                self.readable = rest.missing() == 0 || self.hung_up;
-                return Step::Yield { last: true, outcome: Outcome::Filled(rest) };
-            }
-            Err(error) => match Errno::from_io(&error) {
-                Errno(libc::EAGAIN) => {
-                    self.readable = false;
-                    stock.give(rest.into_buffer());
-                    return Step::Blocked;
-                }
-                Errno(libc::EINTR) => {
-                    stock.give(rest.into_buffer());
-                    return Step::Again;
-                }
-                errno => Outcome::ReceiveFailed(errno),
-            },
-        };
-        stock.give(rest.into_buffer());
-        Step::Yield { last: true, outcome }
-    }
-
-    fn receive(&mut self, pool: &Pool) -> Step {
-        let Some(mut chunk) = pool.take() else {
-            return Step::Yield { last: true, outcome: Outcome::NoBuffers };
-        };
-        match sys::receive(self.socket.as_fd(), chunk.space()) {
-            Ok(0) => Step::Yield { last: true, outcome: Outcome::EndOfStream },
-            Ok(len) => {
-                // Data and FIN may share one edge. A short read then says nothing about the FIN,
-                // and no second edge will come, so a hang-up keeps the latch until the read that
-                // returns zero.
-                self.readable = len == chunk.space().len() || self.hung_up;
-                chunk.set_len(len);
-                Step::Yield { last: false, outcome: Outcome::Received(chunk) }
-            }
-            Err(error) => match Errno::from_io(&error) {
-                Errno(libc::EAGAIN) => {
-                    self.readable = false;
-                    Step::Blocked
-                }
-                Errno(libc::EINTR) => Step::Again,
-                errno => Step::Yield { last: true, outcome: Outcome::ReceiveFailed(errno) },
-            },
-        }
-    }
-}
-
 impl fmt::Debug for Epoll {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Epoll({} runnable, {:?})", self.runnable.len(), self.pool)
@@ -562,13 +380,6 @@ const WAKER_KEY: u64 = Handle::NONE.to_bits();
 
 /// Passes of one wait over the run queue.
 const PASSES_MAX: usize = 2;
-
-/// Pieces that one call sends; what is behind them goes with the next.
-const PIECES_PER_CALL: usize = 64;
-
-/// Bytes that the kernel takes in one call at most, whatever room the socket has: two GiB without
-/// the largest page that there is.
-const CALL_BYTES_MAX: usize = 0x7fff_0000;
 
 /// Buffers that one socket may fill in one step.
 const READS_PER_STEP: usize = 16;

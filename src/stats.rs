@@ -39,13 +39,15 @@ pub struct Stats {
     /// Now: timers and deadlines that are armed, all of them together.
     pub timers: u64,
     /// Now: bytes that are kept for sockets: parts of PDUs, what was held back, what is to be sent.
-    /// A [`Shared`](crate::Shared) body counts once, however many sockets it waits in.
+    /// A [`Shared`](crate::Shared) body counts once, however many sockets it waits in; what is sent
+    /// from the buffer that it came in counts with its place.
     pub buffered_bytes: u64,
     /// Now: receive buffers that are free.
     pub buffers_free: u64,
     /// Now: receive buffers that the kernel has, to be filled.
     pub buffers_kernel: u64,
-    /// Now: receive buffers lent to a callback; 0 outside of callbacks.
+    /// Now: receive buffers that are lent: to a callback, or to sends of what a callback was given
+    /// in them. Those lent to sends are at most half of all.
     pub buffers_lent: u64,
 
     /// Clients accepted.

@@ -267,7 +267,7 @@ fn bodies_are_freed_with_their_connections() {
 }
 
 /// What each place costs at which a body waits.
-const PLACE: u64 = 64;
+const PLACE: u64 = 96;
 
 /// A body of 1 KiB is held once for all who wait for it, and a short one is copied.
 #[test]

@@ -33,6 +33,8 @@ pub(crate) mod buf_ring;
 #[cfg(all(test, feature = "sim"))]
 mod conformance;
 mod endpoint;
+mod loan;
+mod lot;
 pub(crate) mod outgoing;
 pub(crate) mod pool;
 mod rest;
@@ -57,6 +59,8 @@ use crate::event::Handle;
 
 pub(crate) use auto::Auto;
 pub(crate) use endpoint::{Endpoint, View};
+pub(crate) use loan::{Lender, Loan};
+pub(crate) use lot::Lot;
 pub(crate) use outgoing::{Load, Outgoing, PLACE_LEN};
 pub(crate) use pool::Chunk;
 pub(crate) use rest::{Form, Rest};
@@ -83,7 +87,7 @@ pub(crate) trait Driver {
     /// Receives once, into a buffer of the caller's, for as long as bytes are missing in it. Where
     /// it comes back with fewer, only a receive of another kind tells whether there was an end.
     fn receive_rest(&mut self, handle: Handle, rest: Rest);
-    /// Sends all of the bytes, which are not empty.
+    /// Sends all of the bytes, which are not empty and are settled.
     fn send(&mut self, handle: Handle, outgoing: Outgoing);
     /// Ends a side of the connection, or says how its close shall end it. A socket that is not
     /// connected any more is left alone.

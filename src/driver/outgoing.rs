@@ -1,5 +1,5 @@
-//! What one send carries: a socket's own bytes in one vector, and bodies that it shares with
-//! others in between.
+//! What one send carries: a socket's own bytes in one vector, and in between bodies that it shares
+//! with others, and received bytes that stay where they are.
 //!
 //! The backlog fills an [`Outgoing`], a driver sends it by way of a [`Flight`], and the reactor
 //! takes it apart for its memory. It is one pointer, and none where there are no bytes, so that a
@@ -7,8 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
 use std::{iter, mem};
 
+use super::{Lender, Loan};
 use crate::shared::Queued;
 
 #[derive(Debug, Default)]
@@ -20,18 +22,37 @@ pub(crate) struct Load {
     pub(crate) own: Vec<u8>,
     /// In the order in which they go, so by position as well.
     parts: Vec<Part>,
-    shared_len: usize,
+    /// Of all parts.
+    parts_len: usize,
+    /// Goes behind everything else, and takes in what follows it where it is. Once something else
+    /// comes behind it, it is a part, or own bytes.
+    growing: Option<Loan>,
     /// The piece that is next, and how many of its bytes have left.
     piece: usize,
     offset: usize,
 }
 
-/// A shared body among the own bytes.
+/// Bytes that are somewhere else, among the own ones.
 #[derive(Debug)]
 struct Part {
     /// How many of the own bytes go before it.
     position: usize,
-    queued: Queued,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Shared(Queued),
+    Lent(Loan),
+}
+
+impl Body {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Shared(queued) => queued.bytes(),
+            Self::Lent(loan) => loan.bytes(),
+        }
+    }
 }
 
 impl Outgoing {
@@ -46,22 +67,57 @@ impl Outgoing {
 
     /// Appends a shared body; `load` gives memory for what there is none for yet.
     pub(crate) fn push(&mut self, queued: Queued, load: impl FnOnce() -> Box<Load>) {
+        self.0.get_or_insert_with(load).push(Body::Shared(queued));
+    }
+
+    /// Whether the last of its bytes are lent, and may become more.
+    pub(crate) const fn is_growing(&self) -> bool {
+        matches!(&self.0, Some(load) if load.growing.is_some())
+    }
+
+    /// Takes in bytes of a lender if they follow those that were lent last. Whether they do.
+    pub(crate) fn grow(&mut self, lender: &Lender, range: &Range<u32>) -> bool {
+        let growing = self.0.as_mut().and_then(|load| load.growing.as_mut());
+        growing.is_some_and(|loan| loan.grow(lender, range))
+    }
+
+    /// Appends bytes that are lent, and takes in what follows them from now on.
+    pub(crate) fn lend(&mut self, loan: Loan, load: impl FnOnce() -> Box<Load>) {
         let load = self.0.get_or_insert_with(load);
-        load.shared_len += queued.bytes().len();
-        load.parts.push(Part { position: load.own.len(), queued });
+        debug_assert!(load.growing.is_none(), "only the last loan grows");
+        load.growing = Some(loan);
+    }
+
+    /// Something else comes next. What was lent last is returned if it is so little that a copy is
+    /// cheaper; it is then not among the bytes any more.
+    pub(crate) fn settle(&mut self) -> Option<Loan> {
+        let load = self.0.as_mut()?;
+        let loan = load.growing.take()?;
+        if loan.is_little() {
+            return Some(loan);
+        }
+        load.push(Body::Lent(loan));
+        None
     }
 
     pub(crate) const fn len(&self) -> usize {
         match &self.0 {
-            Some(load) => load.own.len() + load.shared_len,
+            Some(load) => load.own.len() + load.parts_len + load.growing_len(),
             None => 0,
         }
     }
 
-    /// Memory that is kept for it alone: its own bytes, and the places of the shared bodies.
-    pub(crate) const fn kept_len(&self) -> usize {
+    /// Memory that is kept for it alone: its own bytes, and the places of the others.
+    pub(crate) fn kept_len(&self) -> usize {
         match &self.0 {
-            Some(load) => load.own.len() + load.parts.len() * PLACE_LEN,
+            Some(load) => {
+                let growing = match &load.growing {
+                    Some(loan) if loan.is_little() => loan.len(),
+                    Some(_) => PLACE_LEN,
+                    None => 0,
+                };
+                load.own.len() + load.parts.len() * PLACE_LEN + growing
+            }
             None => 0,
         }
     }
@@ -70,19 +126,38 @@ impl Outgoing {
         self.len() == 0
     }
 
-    /// Takes it apart: each shared body, and the memory of all else, if it has any.
-    pub(crate) fn dismantle(self, each: impl FnMut(Queued)) -> Option<Box<Load>> {
+    /// Takes it apart: each shared body, and the memory of all else, if it has any. What was lent
+    /// is given back.
+    pub(crate) fn dismantle(self, mut each: impl FnMut(Queued)) -> Option<Box<Load>> {
         let mut load = self.0?;
         if !load.parts.is_empty() {
-            load.parts.drain(..).map(|part| part.queued).for_each(each);
-            load.shared_len = 0;
+            for part in load.parts.drain(..) {
+                if let Body::Shared(queued) = part.body {
+                    each(queued);
+                }
+            }
+            load.parts_len = 0;
         }
+        load.growing = None;
         load.own.clear();
         Some(load)
     }
 }
 
 impl Load {
+    #[inline]
+    fn push(&mut self, body: Body) {
+        self.parts_len += body.bytes().len();
+        self.parts.push(Part { position: self.own.len(), body });
+    }
+
+    const fn growing_len(&self) -> usize {
+        match &self.growing {
+            Some(loan) => loan.len(),
+            None => 0,
+        }
+    }
+
     /// Its memory: its own, of own bytes, and of the list of shared bodies.
     pub(crate) const fn memory(&self) -> usize {
         size_of::<Self>() + self.own.capacity() + self.parts.capacity() * size_of::<Part>()
@@ -93,11 +168,11 @@ impl Load {
         self.parts.is_empty()
     }
 
-    /// Own bytes and shared bodies by turns, some of them empty; an empty one behind the last.
+    /// Own bytes and parts by turns, some of them empty; an empty one behind the last.
     fn piece(&self, index: usize) -> &[u8] {
         let part = index / 2;
         if index % 2 == 1 {
-            return self.parts.get(part).map_or(&[], |part| part.queued.bytes());
+            return self.parts.get(part).map_or(&[], |part| part.body.bytes());
         }
         let position = |part: usize| self.parts.get(part).map_or(self.own.len(), |p| p.position);
         let start = part.checked_sub(1).map_or(0, position);
@@ -116,8 +191,8 @@ impl Load {
     }
 }
 
-/// What a place of a shared body costs: an entry in the list, which doubles, and in a gather.
-pub(crate) const PLACE_LEN: usize = 64;
+/// What a place of a part costs: an entry in the list, which doubles, and in a gather.
+pub(crate) const PLACE_LEN: usize = 2 * size_of::<Part>() + 16;
 
 impl From<Vec<u8>> for Outgoing {
     fn from(own: Vec<u8>) -> Self {
@@ -130,7 +205,9 @@ impl From<Vec<u8>> for Outgoing {
 pub(crate) struct Flight(Outgoing);
 
 impl Flight {
+    /// Of what is settled.
     pub(crate) fn new(mut outgoing: Outgoing) -> Self {
+        debug_assert!(!outgoing.is_growing(), "nothing comes behind what flies");
         if let Some(load) = &mut outgoing.0 {
             (load.piece, load.offset) = (0, 0);
         }

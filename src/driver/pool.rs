@@ -1,17 +1,18 @@
 //! Receive buffers of one driver: one block of memory, cut into buffers of one size.
 //!
-//! A buffer is free, with the kernel, or lent as a [`Chunk`]; a chunk gives its buffer back when
-//! it is dropped. No chunk outlives the dispatch of its completion (I6), so the pool is bounded by
-//! one batch and not by slow users. The memory lives until the last chunk is gone.
+//! A buffer is free, with the kernel, or lent as a [`Chunk`]; the last chunk of a buffer gives it
+//! back when it is dropped. Only those of half of the buffers may be kept for longer than the
+//! dispatch of their completion (I6), so the other half is bounded by one batch and not by slow
+//! peers. The memory lives until the last chunk is gone.
 
 #![expect(unsafe_code, reason = "buffers change hands with the kernel")]
 
 use std::alloc::{self, Layout};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::{fmt, io, slice};
+use std::{fmt, io, iter, slice};
 
 #[derive(Clone)]
 pub(crate) struct Pool {
@@ -25,6 +26,10 @@ struct Region {
     count: u16,
     /// The free ones. Last in, first out: the buffer that is still warm goes next.
     free: RefCell<Vec<u16>>,
+    /// How many chunks each of the buffers has that are kept; none of the others is counted.
+    chunks: Box<[Cell<u32>]>,
+    /// How many buffers are kept.
+    kept: Cell<u16>,
     /// Whether what comes back is overwritten, so that its use is seen.
     #[cfg(feature = "sim")]
     is_poisoned: bool,
@@ -109,6 +114,8 @@ impl Region {
             buffer_len,
             count,
             free,
+            chunks: iter::repeat_n(Cell::new(0), count.into()).collect(),
+            kept: Cell::new(0),
             #[cfg(feature = "sim")]
             is_poisoned: false,
         })
@@ -128,7 +135,8 @@ impl Drop for Region {
     }
 }
 
-/// One received buffer, lent. Dropping it gives the buffer back.
+/// One received buffer, lent. Dropping it gives the buffer back, unless the chunk is
+/// [kept](Self::keep) elsewhere.
 pub(crate) struct Chunk {
     region: Rc<Region>,
     id: u16,
@@ -136,12 +144,39 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
+    /// The same bytes once more, to be kept for longer than they are dispatched. `None` where
+    /// half of the buffers are kept already.
+    pub(crate) fn keep(&self) -> Option<Self> {
+        let Region { chunks, kept, count, .. } = &*self.region;
+        let chunks = &chunks[usize::from(self.id)];
+        match chunks.get() {
+            0 if kept.get() >= count / 2 => return None,
+            0 => {
+                kept.set(kept.get() + 1);
+                chunks.set(2);
+            }
+            several => chunks.set(several + 1),
+        }
+        Some(Self { region: Rc::clone(&self.region), ..*self })
+    }
+
+    /// How long its buffer is.
+    pub(crate) fn space_len(&self) -> usize {
+        self.region.buffer_len
+    }
+
+    /// Whether both are of the same buffer.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id && Rc::ptr_eq(&self.region, &other.region)
+    }
+
     /// The whole buffer, to be written to.
     pub(crate) fn space(&mut self) -> &mut [u8] {
+        assert_eq!(self.region.chunks[usize::from(self.id)].get(), 0, "nobody else reads it");
         let address = self.region.address(self.id);
         // SAFETY: `address` starts one buffer of `buffer_len` initialised bytes inside the region,
-        // which this chunk keeps alive. A buffer is free, the kernel's or in one chunk, and ids
-        // change hands by move, so nobody else reads or writes it during this borrow.
+        // which this chunk keeps alive. A buffer is free, the kernel's or lent, and lent to no
+        // other chunk, as was asserted; so nobody else reads or writes it during this borrow.
         unsafe { slice::from_raw_parts_mut(address, self.region.buffer_len) }
     }
 
@@ -157,13 +192,23 @@ impl Deref for Chunk {
 
     fn deref(&self) -> &[u8] {
         let address = self.region.address(self.id);
-        // SAFETY: as in `space`; `len` was checked against the buffer's length when it was set.
+        // SAFETY: as in `space`, but that others may read as well; nobody writes while there are
+        // several chunks. `len` was checked against the buffer's length when it was set.
         unsafe { slice::from_raw_parts(address, self.len as usize) }
     }
 }
 
 impl Drop for Chunk {
     fn drop(&mut self) {
+        let chunks = &self.region.chunks[usize::from(self.id)];
+        match chunks.get() {
+            0 => {}
+            1 => {
+                chunks.set(0);
+                self.region.kept.set(self.region.kept.get() - 1);
+            }
+            several => return chunks.set(several - 1),
+        }
         #[cfg(feature = "sim")]
         if self.region.is_poisoned {
             let len = self.len as usize;

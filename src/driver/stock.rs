@@ -17,6 +17,8 @@ struct Stack {
     buffers: Vec<Vec<u8>>,
     /// Capacity of all of them.
     bytes: usize,
+    /// Capacity of those that are kept for sends.
+    kept: usize,
 }
 
 impl Stock {
@@ -44,6 +46,21 @@ impl Stock {
             stack.buffers.push(buffer);
         }
     }
+
+    /// Whether a buffer of this capacity may be kept for sends, and then counts it.
+    pub(crate) fn keep(&self, capacity: usize) -> bool {
+        let mut stack = self.0.borrow_mut();
+        let may_be_kept = stack.kept + capacity <= KEPT_MAX;
+        if may_be_kept {
+            stack.kept += capacity;
+        }
+        may_be_kept
+    }
+
+    /// One that was kept is not any more.
+    pub(crate) fn keep_no_more(&self, capacity: usize) {
+        self.0.borrow_mut().kept -= capacity;
+    }
 }
 
 impl Stack {
@@ -64,6 +81,9 @@ impl fmt::Debug for Stock {
 
 /// Buffers among which one is looked for that fits.
 const LOOKED_AT_MAX: usize = 8;
+
+/// Memory of received bytes that are kept for sends.
+const KEPT_MAX: usize = 2 << 20;
 
 /// Memory that is kept, of one `Netlib`.
 const BYTES_MAX: usize = 16 << 20;

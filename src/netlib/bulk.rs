@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::Netlib;
-use crate::driver::Rest;
+use crate::driver::{Driver, Lender, Lot, Rest};
 use crate::event::{Event, Handle};
 use crate::pdu::Pdu;
 use crate::reactor::{State, TAIL_LEN};
@@ -83,8 +83,11 @@ impl<A> Netlib<A> {
             }
             return self.deliver_more(app, handle);
         }
-        self.deliver(app, handle, &buffer);
-        self.reactor.spare.give(buffer);
+        socket.bulk.note_lot(buffer.len() < self.reactor.buffer_len / 2);
+        let lot = Lot::new(buffer, self.driver.stock().clone());
+        self.reactor.lender = Some(Lender::Lot(lot.clone()));
+        self.deliver(app, handle, &lot);
+        self.reactor.lender = None;
     }
 
     fn deliver_more(&mut self, app: &mut A, handle: Handle) {

@@ -9,11 +9,11 @@ use std::mem;
 
 use super::Netlib;
 use super::tell::{Hosted, Notice, Owner};
-use crate::driver::{Completion, Driver, End, Endpoint, Op, Outcome, Outgoing};
+use crate::driver::{Chunk, Completion, Driver, End, Endpoint, Lender, Op, Outcome, Outgoing};
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
-use crate::pdu::Reader;
+use crate::pdu::{Pdu, Reader};
 use crate::planted::{self, Bug};
 use crate::reactor::{Block, Gate, Hold, Origin, Release, Socket, Spare, State};
 
@@ -39,15 +39,7 @@ impl<A> Netlib<A> {
             (State::Connecting, Outcome::ConnectFailed(errno)) => {
                 self.on_connect_failed(app, handle, errno);
             }
-            (State::Connected, Outcome::Received(chunk)) => {
-                self.reactor.stats.bytes_in += chunk.len() as u64;
-                socket.pulse.note_received(self.reactor.now_ms);
-                socket.fill_meter(self.reactor.now_ms);
-                self.deliver(app, handle, &chunk);
-                // Whether it is metered may have been decided by what was delivered.
-                self.judge_speed(app, handle, chunk.len());
-                self.judge_unready(app, handle);
-            }
+            (State::Connected, Outcome::Received(chunk)) => self.on_received(app, handle, &chunk),
             (_, Outcome::Filled(rest)) => self.on_filled(app, handle, rest),
             (State::Connected, Outcome::EndOfStream) => self.on_end_of_stream(app, handle),
             (State::Connected | State::Flushing | State::Lingering, Outcome::NoBuffers) => {
@@ -87,6 +79,21 @@ impl<A> Netlib<A> {
         if self.reactor.is_overfull() {
             self.judge_sizes(app);
         }
+    }
+
+    #[inline]
+    fn on_received(&mut self, app: &mut A, handle: Handle, chunk: &Chunk) {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        self.reactor.stats.bytes_in += chunk.len() as u64;
+        socket.pulse.note_received(self.reactor.now_ms);
+        socket.fill_meter(self.reactor.now_ms);
+        socket.bulk.note_chunk(chunk.len() == self.reactor.buffer_len);
+        self.reactor.lender = Lender::of_chunk(chunk);
+        self.deliver(app, handle, chunk);
+        self.reactor.lender = None;
+        // Whether it is metered may have been decided by what was delivered.
+        self.judge_speed(app, handle, chunk.len());
+        self.judge_unready(app, handle);
     }
 
     /// Tells what was held back, once it may be told.
@@ -368,7 +375,9 @@ impl<A> Netlib<A> {
                     self.reactor.stats.pdus_in += 1;
                     is_new = true;
                     len = if is_bulky { pdu.frame().len() } else { 0 };
-                    self.tell(app, handle, Event::Pdu(pdu));
+                    // Made anew of what is in registers.
+                    let pdu = Pdu::new(pdu.frame(), spec.header_len());
+                    self.tell_pdu(app, handle, pdu);
                 }
                 Ok(None) => break (true, None),
                 Err(error) => break (true, Some(error)),

@@ -43,12 +43,14 @@ impl<A> Netlib<A> {
     ///
     /// # Errors
     /// [`SendError`]: nothing was queued.
+    #[inline]
     pub fn forward(&mut self, handle: Handle, pdu: Pdu<'_>) -> Result<SendStatus, SendError> {
-        if pdu.is_alone() {
-            self.send_shared(handle, &Shared::from(pdu.to_bytes()))
-        } else {
-            self.send(handle, pdu.frame())
-        }
+        if pdu.is_alone() { self.share(handle, &pdu) } else { self.send(handle, pdu.frame()) }
+    }
+
+    #[inline(never)]
+    fn share(&mut self, handle: Handle, pdu: &Pdu<'_>) -> Result<SendStatus, SendError> {
+        self.send_shared(handle, &Shared::from(pdu.to_bytes()))
     }
 
     /// Queues the same bytes for many, as [`send_shared`](Self::send_shared) does for each of them,

@@ -226,10 +226,14 @@ impl<A> Netlib<A> {
 
     /// Queues bytes; all that one turn queues on a socket leaves in one send.
     ///
+    /// Of what the event in hand has brought, or some of it, nothing is copied where many bytes
+    /// came together: they wait in the receive buffer, as long as no more than half of the buffers
+    /// are lent like that.
+    ///
     /// # Errors
     /// [`SendError`]: nothing was queued.
     pub fn send(&mut self, handle: Handle, bytes: &[u8]) -> Result<SendStatus, SendError> {
-        self.reactor.queue(handle, bytes.len(), |pending| pending.extend_from_slice(bytes))
+        self.reactor.queue_bytes(handle, bytes)
     }
 
     /// How many bytes more may be sent on all sockets together, before `send` answers

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::{fmt, mem, process};
@@ -15,6 +16,7 @@ use super::Netlib;
 use crate::conn::call::{CallHandler, Calls};
 use crate::conn::{Answer, Connection, Context, Factory};
 use crate::event::{Callback, CloseReason, Event, Handle, TimerId};
+use crate::pdu::Pdu;
 use crate::planted::{self, Bug};
 use crate::reactor::{Release, State};
 
@@ -67,6 +69,21 @@ pub(super) enum Notice<'a, A> {
 }
 
 impl<A> Netlib<A> {
+    /// Tells whoever owns the socket of a PDU, as [`tell`](Self::tell) does of all else.
+    // A callback is called right here: each copy of an event costs as much as cutting a PDU.
+    #[inline(always)]
+    pub(super) fn tell_pdu(&mut self, app: &mut A, handle: Handle, pdu: Pdu<'_>) {
+        let Some(socket) = self.reactor.sockets.find(handle) else { return };
+        if let (Owner::Callback(callback), true) = (&socket.owner, socket.is_owned()) {
+            let callback = *callback;
+            if self.panics(|net| callback(app, net, handle, Event::Pdu(pdu))) {
+                self.end_panicked(app, handle);
+            }
+        } else {
+            self.tell(app, handle, Event::Pdu(pdu));
+        }
+    }
+
     /// Tells whoever owns the socket, which has not been given up since it was looked at last.
     pub(super) fn tell(&mut self, app: &mut A, handle: Handle, event: Event<'_>) {
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
@@ -130,8 +147,19 @@ impl<A> Netlib<A> {
     }
 
     /// Runs user code, and says whether it panicked.
+    #[inline]
     pub(super) fn panics(&mut self, code: impl FnOnce(&mut Self)) -> bool {
-        let Err(payload) = catch_unwind(AssertUnwindSafe(|| code(self))) else { return false };
+        match catch_unwind(AssertUnwindSafe(|| code(self))) {
+            Ok(()) => false,
+            Err(payload) => {
+                self.note_panic(payload);
+                true
+            }
+        }
+    }
+
+    #[cold]
+    fn note_panic(&mut self, payload: Box<dyn Any + Send>) {
         if self.options.abort_on_panic {
             process::abort();
         }
@@ -140,10 +168,10 @@ impl<A> Netlib<A> {
         if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             mem::forget(second);
         }
-        true
     }
 
     /// Closes a connection whose owner panicked, and tells it why.
+    #[cold]
     fn end_panicked(&mut self, app: &mut A, handle: Handle) {
         let Some(socket) = self.reactor.owned(handle) else { return };
         match socket.state() {

@@ -115,7 +115,8 @@ impl Options {
 
     /// Receive buffers of the whole `Netlib`: how many (1 to 32768) and how long (64 bytes to
     /// 1 MiB). Default 256 of 16 KiB. With none free, sockets wait in turn and lose nothing. A PDU
-    /// that is longer than a buffer is copied once more.
+    /// that is longer than a buffer is copied once more. Half of the buffers may be lent to sends,
+    /// see [`Netlib::send`](crate::Netlib::send).
     pub fn pool(mut self, buffers: u16, buffer_len: u32) -> Self {
         self.pool_buffers = buffers;
         self.pool_buffer_len = buffer_len;
@@ -166,7 +167,8 @@ impl Options {
     /// [`SendError::Exhausted`](crate::SendError::Exhausted), and from three quarters on it is told
     /// by [`Event::Write`](crate::Event::Write); beyond all of it the connection that keeps the
     /// most is closed, as [`CloseReason::Exceeded`](crate::CloseReason::Exceeded). Buffers grow in
-    /// steps, so up to twice as much memory may be in use.
+    /// steps, so up to twice as much memory may be in use. Bytes that wait in the buffer that they
+    /// were received in are not among them; these buffers are half of the pool, and 2 MiB, at most.
     pub fn buffered_bytes_max(mut self, bytes: usize) -> Self {
         self.buffered_bytes_max = bytes;
         self

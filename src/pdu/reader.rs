@@ -226,6 +226,7 @@ impl fmt::Debug for Reader {
 }
 
 /// Cuts the first PDU off `input`, if it is whole.
+#[inline]
 fn cut<'i>(spec: &FrameSpec, input: &mut &'i [u8]) -> Result<Option<Pdu<'i>>, FrameError> {
     let Some(len) = spec.frame_len(input)? else { return Ok(None) };
     let Some((frame, rest)) = input.split_at_checked(len) else { return Ok(None) };

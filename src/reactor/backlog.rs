@@ -1,14 +1,16 @@
 //! Outbound bytes of one socket, waiting for their turn.
 //!
-//! Knows nothing of sockets: bytes go in through [`Backlog::admit`] and then [`Backlog::pending`]
-//! or [`Backlog::push`], leave with [`Backlog::take`], and the caller decides when. Holds at most
-//! `limits.max` bytes, those in flight included and shared bodies counted in full; beyond that it
-//! refuses whole messages, never halves of them.
+//! Knows nothing of sockets: bytes go in through [`Backlog::admit`] and then [`Backlog::pending`],
+//! [`Backlog::push`] or [`Backlog::lend`], leave with [`Backlog::take`], and the caller decides
+//! when. Holds at most `limits.max` bytes, those in flight included and shared and lent ones
+//! counted in full; beyond that it refuses whole messages, never halves of them.
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use super::spare::Spare;
-use crate::driver::Outgoing;
+use crate::driver::{Lender, Loan, Outgoing};
 use crate::error::SendError;
 use crate::options::BacklogLimits;
 use crate::shared::Queued;
@@ -53,7 +55,7 @@ impl Backlog {
     }
 
     /// What is kept of the queued bytes for this socket alone.
-    pub(crate) const fn own_queued(&self) -> usize {
+    pub(crate) fn own_queued(&self) -> usize {
         self.pending.kept_len() + self.flying_own
     }
 
@@ -74,6 +76,14 @@ impl Backlog {
     /// Where `len` admitted bytes are written to.
     #[inline]
     pub(crate) fn pending(&mut self, len: usize, spare: &mut Spare) -> &mut Vec<u8> {
+        if self.pending.is_growing() {
+            self.settle(spare);
+        }
+        self.own(len, spare)
+    }
+
+    #[inline]
+    fn own(&mut self, len: usize, spare: &mut Spare) -> &mut Vec<u8> {
         let own = self.pending.own_mut(|| spare.take_load());
         if own.capacity() - own.len() < len {
             make_room(own, len, spare);
@@ -83,7 +93,32 @@ impl Backlog {
 
     /// Queues a shared body, which was admitted, behind what is pending.
     pub(crate) fn push(&mut self, queued: Queued, spare: &mut Spare) {
+        self.settle(spare);
         self.pending.push(queued, || spare.take_load());
+    }
+
+    /// Queues received bytes, which were admitted, where they are; or a copy of them where too many
+    /// buffers are kept already.
+    pub(crate) fn lend(&mut self, lender: &Lender, range: Range<u32>, spare: &mut Spare) {
+        if self.pending.grow(lender, &range) {
+            return;
+        }
+        self.settle(spare);
+        match Loan::new(lender, range.clone()) {
+            Some(loan) => self.pending.lend(loan, || spare.take_load()),
+            None => {
+                let bytes = &lender[range.start as usize..range.end as usize];
+                self.own(bytes.len(), spare).extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// Something else than what follows in a buffer comes next.
+    #[inline(never)]
+    fn settle(&mut self, spare: &mut Spare) {
+        if let Some(little) = self.pending.settle() {
+            self.own(little.len(), spare).extend_from_slice(little.bytes());
+        }
     }
 
     /// What to tell whoever queued something.
@@ -97,7 +132,12 @@ impl Backlog {
 
     /// All pending bytes, to be sent at once; they are in flight until [`land`](Self::land). `None`
     /// while others are in flight (I5), or when there are none.
-    pub(crate) fn take(&mut self) -> Option<Outgoing> {
+    #[inline]
+    pub(crate) fn take(&mut self, spare: &mut Spare) -> Option<Outgoing> {
+        // Also of what has to wait: a few bytes must not keep a buffer meanwhile.
+        if self.pending.is_growing() {
+            self.settle(spare);
+        }
         if self.flying > 0 || self.pending.is_empty() {
             return None;
         }
@@ -147,13 +187,20 @@ fn make_room(own: &mut Vec<u8>, len: usize, spare: &mut Spare) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::Stock;
+    use crate::driver::outgoing::Flight;
+    use crate::driver::pool::Pool;
+    use crate::driver::{Chunk, PLACE_LEN, Stock};
+    use crate::shared::{Ledger, Shared};
 
     fn push(backlog: &mut Backlog, len: usize) -> Result<SendStatus, SendError> {
         backlog.admit(len)?;
         let pending = backlog.pending(len, &mut Spare::new(Stock::default()));
         pending.resize(pending.len() + len, 0);
         Ok(backlog.status())
+    }
+
+    fn take(backlog: &mut Backlog) -> Option<Outgoing> {
+        backlog.take(&mut Spare::new(Stock::default()))
     }
 
     fn small() -> Backlog {
@@ -166,7 +213,7 @@ mod tests {
         let mut backlog = small();
         assert_eq!(push(&mut backlog, 40), Ok(SendStatus::AboveHighMark));
         assert_eq!(push(&mut backlog, 1), Err(SendError::Full { queued: 40, len: 1, limit: 40 }));
-        assert_eq!(backlog.take().map(|bytes| bytes.len()), Some(40));
+        assert_eq!(take(&mut backlog).map(|bytes| bytes.len()), Some(40));
         assert_eq!(push(&mut backlog, 1), Err(SendError::Full { queued: 40, len: 1, limit: 40 }));
         backlog.land();
         let never = SendError::TooLong { len: usize::MAX, max: 40 };
@@ -179,11 +226,11 @@ mod tests {
     fn the_low_mark_is_told_once() {
         let mut backlog = small();
         assert_eq!(push(&mut backlog, 20), Ok(SendStatus::Queued));
-        backlog.take();
+        take(&mut backlog);
         backlog.land();
         assert!(!backlog.take_event(), "nobody was told to wait");
         assert_eq!(push(&mut backlog, 21), Ok(SendStatus::AboveHighMark));
-        backlog.take();
+        take(&mut backlog);
         assert!(!backlog.take_event(), "21 bytes are in flight");
         push(&mut backlog, 10).unwrap();
         backlog.land();
@@ -193,15 +240,75 @@ mod tests {
         assert!(backlog.take_event(), "a refusal is told as well");
     }
 
+    /// Lent bytes keep their place among the others, however many there are and whatever comes
+    /// behind them; each is kept as its own bytes or costs a place.
+    #[test]
+    fn lent_bytes_keep_their_place() {
+        let (pool, ledger) = (Pool::new(4, 160).unwrap(), Ledger::new());
+        let mut chunk = pool.take().unwrap();
+        chunk.space().iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
+        chunk.set_len(160);
+        let chunk = Lender::Chunk(chunk);
+        let spare = &mut Spare::new(Stock::default());
+        let mut backlog = Backlog::new(BacklogLimits { low: 1, high: 1 << 20, max: 1 << 20 });
+        backlog.pending(1, spare).push(200);
+        backlog.lend(&chunk, 0..20, spare);
+        assert_eq!(backlog.own_queued(), 1 + PLACE_LEN);
+        backlog.lend(&chunk, 20..40, spare);
+        assert_eq!((backlog.own_queued(), backlog.queued()), (1 + PLACE_LEN, 41));
+        backlog.lend(&chunk, 50..59, spare);
+        assert_eq!(backlog.own_queued(), 1 + PLACE_LEN + 9, "too few to be lent");
+        backlog.push(Queued::new(&Shared::from(vec![201; 9]), ledger), spare);
+        assert_eq!(backlog.own_queued(), 1 + PLACE_LEN + 9 + PLACE_LEN);
+        backlog.lend(&chunk, 60..100, spare);
+        backlog.pending(1, spare).push(202);
+        backlog.lend(&chunk, 100..160, spare);
+        drop(chunk);
+        let outgoing = backlog.take(spare).unwrap();
+        assert_eq!(backlog.own_queued(), 1 + PLACE_LEN + 9 + PLACE_LEN + PLACE_LEN + 1 + PLACE_LEN);
+        let lent = |range: Range<u8>| range.collect::<Vec<u8>>();
+        let expected = [vec![200], lent(0..40), lent(50..59), vec![201; 9], lent(60..100)].concat();
+        let expected = [expected, vec![202], lent(100..160)].concat();
+        assert_eq!(outgoing.len(), expected.len());
+        let flight = Flight::new(outgoing);
+        assert_eq!(flight.rest().collect::<Vec<_>>().concat(), expected);
+        assert_eq!((flight.rest().count(), pool.free_count()), (7, 3));
+        drop(flight);
+        assert_eq!(pool.free_count(), 4);
+    }
+
+    /// Bytes of half of the buffers are lent; beyond that they are copied.
+    #[test]
+    fn half_of_the_buffers_are_lent() {
+        let pool = Pool::new(5, 16).unwrap();
+        let spare = &mut Spare::new(Stock::default());
+        let mut backlog = Backlog::new(BacklogLimits { low: 1, high: 1 << 20, max: 1 << 20 });
+        let mut chunks: Vec<Chunk> = (0..5).map(|_| pool.take().unwrap()).collect();
+        for (chunk, mark) in chunks.iter_mut().zip(1..) {
+            chunk.space().fill(mark);
+            chunk.set_len(16);
+        }
+        for chunk in chunks {
+            backlog.lend(&Lender::Chunk(chunk), 0..16, spare);
+        }
+        assert_eq!(pool.free_count(), 3);
+        assert_eq!(backlog.own_queued(), 2 * PLACE_LEN + 3 * 16);
+        let flight = Flight::new(backlog.take(spare).unwrap());
+        let expected = (1..6).flat_map(|mark| [mark; 16]).collect::<Vec<u8>>();
+        assert_eq!(flight.rest().collect::<Vec<_>>().concat(), expected);
+        drop(flight);
+        assert!(pool.take().unwrap().keep().is_some(), "those that came back are lent again");
+    }
+
     /// Only one lot of bytes is in flight at a time.
     #[test]
     fn one_lot_flies_at_a_time() {
         let mut backlog = small();
         push(&mut backlog, 5).unwrap();
-        assert!(backlog.take().is_some());
+        assert!(take(&mut backlog).is_some());
         push(&mut backlog, 5).unwrap();
-        assert!(backlog.take().is_none());
+        assert!(take(&mut backlog).is_none());
         backlog.land();
-        assert!(backlog.take().is_some() && !backlog.has_pending());
+        assert!(take(&mut backlog).is_some() && !backlog.has_pending());
     }
 }

@@ -6,6 +6,10 @@
 //! was, which then is the PDU, or its beginning; and the rest of one that has begun is received
 //! behind that.
 //!
+//! The same serves a flood, small PDUs that fill one pool buffer after the other: a few sockets a
+//! turn, each with many bytes at once, leave more of what was received in the processor's cache
+//! until it is sent on than all sockets at once, each with whatever has come.
+//!
 //! Room is given for what has been earned and not for what is promised: twice what has come of
 //! the PDU, or what the longest of those before it had.
 
@@ -22,6 +26,10 @@ use crate::options::Delivery;
 pub(crate) struct Bulk {
     /// So many small PDUs more, and no large one is expected any longer.
     patience: u8,
+    /// Pool buffers that were filled in a row.
+    filled: u8,
+    /// So many receives of little more, and no flood is expected any longer.
+    flood: u8,
     /// Whether the receive that is outstanding is one into pool buffers.
     is_many: bool,
     /// The last rest came back with less than was asked for. Why, a receive of another kind tells.
@@ -38,12 +46,38 @@ impl Bulk {
         self.patience > 0
     }
 
+    /// Whether much is expected at once, in whatever PDUs.
+    const fn is_much(&self) -> bool {
+        self.patience > 0 || self.flood > 0
+    }
+
     /// A large PDU has started.
     pub(crate) const fn start(&mut self) {
-        if self.patience == 0 {
+        if !self.is_much() {
             self.was_short = false;
         }
         self.patience = PATIENCE;
+    }
+
+    /// A pool buffer was received, full or not.
+    pub(crate) const fn note_chunk(&mut self, is_full: bool) {
+        self.filled = if is_full { self.filled + 1 } else { 0 };
+        if self.filled >= FILLED_MAX {
+            if !self.is_much() {
+                self.was_short = false;
+            }
+            self.filled = 0;
+            self.flood = PATIENCE;
+        }
+    }
+
+    /// What was there was received at once, while much is expected.
+    pub(crate) const fn note_lot(&mut self, is_little: bool) {
+        self.flood = match (self.flood, is_little) {
+            (0, _) => 0,
+            (flood, true) => flood - 1,
+            (_, false) => PATIENCE,
+        };
     }
 
     /// A PDU of `len` bytes was whole, while large ones are expected.
@@ -78,7 +112,7 @@ impl<C> Socket<C> {
     /// How many bytes a buffer is to have in the end that is given to the PDU which has started;
     /// `None` where the next receive is better one of another kind.
     fn room_for_rest(&self) -> Option<usize> {
-        if self.bulk.was_short {
+        if self.bulk.was_short || !self.bulk.is_on() {
             return None;
         }
         let held = self.reader.len();
@@ -89,21 +123,23 @@ impl<C> Socket<C> {
         (held > 0 && room > held + TAIL_LEN).then_some(room)
     }
 
-    /// How many bytes are received where a large PDU is expected: as many as the longest had, and
-    /// a few, so that less comes than there is room for.
-    fn whole_len(&self) -> usize {
+    /// How many bytes are received where much is expected: as many as the longest PDU had, or as
+    /// some pool buffers have, and a few, so that less comes than there is room for.
+    fn whole_len(&self, flood_len: usize) -> usize {
         let allowed = self.meter.as_ref().map_or(usize::MAX, |meter| meter.bytes_left());
+        let flood_len = if self.bulk.flood > 0 { flood_len } else { 0 };
         (self.bulk.earned as usize)
+            .max(flood_len)
             .min(ROOM_MAX)
             .saturating_add(TAIL_LEN)
             .min(allowed)
             .max(TAIL_LEN)
     }
 
-    /// Whether large PDUs are expected of it, and to be told.
+    /// Whether much is expected of it at once, to be told as PDUs.
     const fn is_bulky(&self) -> bool {
         let is_cut = matches!(self.delivery(), Delivery::Pdu(_));
-        self.bulk.is_on() && is_cut && matches!(self.state(), State::Connected)
+        self.bulk.is_much() && is_cut && matches!(self.state(), State::Connected)
     }
 
     /// Whether the outstanding receive stands in the way of what is wanted now.
@@ -130,7 +166,7 @@ impl<C> Reactor<C> {
     fn receive_large<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         let Some(room) = socket.room_for_rest() else {
-            let len = socket.whole_len();
+            let len = socket.whole_len(FLOOD_BUFFERS * self.buffer_len);
             self.tighten(handle);
             return driver.receive_whole(handle, len);
         };
@@ -179,6 +215,12 @@ pub(crate) const TAIL_LEN: usize = 1024;
 /// The most room that one PDU is given; what is longer is received in parts.
 const ROOM_MAX: usize = 1 << 30;
 
+/// So many pool buffers that are full make a flood.
+const FILLED_MAX: u8 = 3;
+
+/// How many bytes of a flood are received at once, in pool buffers.
+const FLOOD_BUFFERS: usize = 4;
+
 /// So many small PDUs in a row, and a connection counts as one of small PDUs again.
 const PATIENCE: u8 = 8;
 
@@ -208,6 +250,28 @@ mod tests {
         }
         bulk.note_pdu(1, LARGE_LEN);
         assert!(!bulk.is_on() && bulk.earned == 0);
+    }
+
+    /// A flood is expected after full buffers in a row, and until little has come so often in a
+    /// row.
+    #[test]
+    fn a_flood_is_full_buffers_in_a_row() {
+        let mut bulk = Bulk::default();
+        for is_full in [true, true, false, true, true] {
+            bulk.note_chunk(is_full);
+            assert!(!bulk.is_much());
+        }
+        bulk.note_chunk(true);
+        assert!(bulk.is_much() && !bulk.is_on(), "of large PDUs nothing is known");
+        for _ in 0..3 {
+            bulk.note_lot(false);
+            for _ in 1..PATIENCE {
+                bulk.note_lot(true);
+                assert!(bulk.is_much());
+            }
+        }
+        bulk.note_lot(true);
+        assert!(!bulk.is_much());
     }
 
     /// A rest that came back short is not asked for again before something else has come.

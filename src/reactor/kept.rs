@@ -7,7 +7,7 @@
 
 use super::backlog::{Backlog, SendStatus};
 use super::{Reactor, Socket, Spare, State, sendable};
-use crate::driver::{Outgoing, PLACE_LEN};
+use crate::driver::{Lender, Outgoing, PLACE_LEN};
 use crate::error::SendError;
 use crate::event::Handle;
 use crate::shared::{Queued, Shared};
@@ -21,7 +21,26 @@ impl<C> Reactor<C> {
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<SendStatus, SendError> {
         let charge = Charge { own: len, shared: 0, max: self.sendable_max() };
-        self.admit(handle, len, charge, |backlog, spare| write(backlog.pending(len, spare)))
+        self.admit(handle, len, charge, |backlog, spare, _| write(backlog.pending(len, spare)))
+    }
+
+    /// Queues bytes: a copy, or by reference where they are of what is being delivered.
+    pub(crate) fn queue_bytes(
+        &mut self,
+        handle: Handle,
+        bytes: &[u8],
+    ) -> Result<SendStatus, SendError> {
+        // No less than they may come to, if they are copied in the end.
+        let charge = Charge { own: bytes.len(), shared: 0, max: self.sendable_max() };
+        self.admit(handle, bytes.len(), charge, |backlog, spare, lender| {
+            if let Some(lender) = lender
+                && let Some(range) = lender.position_of(bytes)
+            {
+                backlog.lend(lender, range, spare);
+            } else {
+                backlog.pending(bytes.len(), spare).extend_from_slice(bytes);
+            }
+        })
     }
 
     /// Queues bytes whatever all sockets together keep.
@@ -32,7 +51,7 @@ impl<C> Reactor<C> {
     ) -> Result<SendStatus, SendError> {
         let len = bytes.len();
         let charge = Charge { own: len, shared: 0, max: usize::MAX };
-        self.admit(handle, len, charge, |backlog, spare| {
+        self.admit(handle, len, charge, |backlog, spare, _| {
             backlog.pending(len, spare).extend_from_slice(bytes);
         })
     }
@@ -50,7 +69,7 @@ impl<C> Reactor<C> {
         let ledger = self.ledger;
         let body_len = if shared.is_counted_by(ledger) { 0 } else { len };
         let charge = Charge { own: PLACE_LEN, shared: body_len, max: self.sendable_max() };
-        self.admit(handle, len, charge, |backlog, spare| {
+        self.admit(handle, len, charge, |backlog, spare, _| {
             backlog.push(Queued::new(shared, ledger), spare);
         })
     }
@@ -147,7 +166,7 @@ impl<C> Reactor<C> {
         handle: Handle,
         len: usize,
         Charge { own, shared, max }: Charge,
-        append: impl FnOnce(&mut Backlog, &mut Spare),
+        append: impl FnOnce(&mut Backlog, &mut Spare, Option<&Lender>),
     ) -> Result<SendStatus, SendError> {
         let buffered = self.buffered.saturating_add(own + shared);
         let socket = sendable(&mut self.sockets, handle)?;
@@ -162,7 +181,7 @@ impl<C> Reactor<C> {
             return Err(self.refuse_crowded(handle, len, own + shared));
         }
         socket.pulse.note_sent(self.now_ms);
-        append(&mut socket.backlog, &mut self.spare);
+        append(&mut socket.backlog, &mut self.spare, self.lender.as_ref());
         socket.counted += own;
         self.buffered = buffered;
         self.stats.messages_out += 1;

@@ -38,7 +38,7 @@ pub(crate) use table::Table;
 pub(crate) use timer::model as timer_model;
 pub(crate) use timer::{TimerKey, Wheel};
 
-use crate::driver::{Driver, End, Op, Ops, Stock};
+use crate::driver::{Driver, End, Lender, Op, Ops, Stock};
 use crate::error::SendError;
 use crate::event::Handle;
 use crate::options::{NEVER, Options};
@@ -52,6 +52,8 @@ pub(crate) struct Reactor<C> {
     pub(crate) census: Census,
     pub(crate) alarms: Wheel<Alarm>,
     pub(crate) spare: Spare,
+    /// What is being delivered, if it is so much that a send may read from it.
+    pub(crate) lender: Option<Lender>,
     pub(crate) stats: Stats,
     /// The time of the turn, as it was told last.
     pub(crate) now_ms: u64,
@@ -74,6 +76,7 @@ pub(crate) struct Reactor<C> {
     crowd: VecDeque<Handle>,
     /// PDUs that are longer are large ones.
     pub(crate) large_len: usize,
+    pub(crate) buffer_len: usize,
     /// Listeners that rest because no descriptor was left (D10).
     resting: Vec<Handle>,
     pause_min_ms: u64,
@@ -106,6 +109,7 @@ impl<C> Reactor<C> {
             census: Census::default(),
             alarms: Wheel::new(),
             spare: Spare::new(stock),
+            lender: None,
             stats: Stats::default(),
             now_ms: 0,
             ledger: Ledger::new(),
@@ -117,6 +121,7 @@ impl<C> Reactor<C> {
             buffered_max: options.buffered_bytes_max,
             crowd: VecDeque::new(),
             large_len: LARGE_BUFFERS * options.pool_buffer_len as usize,
+            buffer_len: options.pool_buffer_len as usize,
             resting: Vec::new(),
             pause_min_ms: millis(options.accept_pause_min).max(1),
             pause_max_ms: millis(options.accept_pause_max).max(1),
@@ -191,7 +196,7 @@ impl<C> Reactor<C> {
             if !may_send || socket.broken().is_some() {
                 continue;
             }
-            if let Some(outgoing) = socket.backlog.take() {
+            if let Some(outgoing) = socket.backlog.take(&mut self.spare) {
                 socket.outstanding.insert(Op::Send);
                 socket.pulse.note_flight(self.now_ms);
                 driver.send(handle, outgoing);
@@ -264,6 +269,8 @@ impl<C> Reactor<C> {
     }
 
     fn feed_starved<D: Driver>(&mut self, driver: &mut D, mut buffers: usize) {
+        // Those that sends read from are not back.
+        buffers = buffers.saturating_sub(driver.counters().buffers_lent as usize);
         while buffers > 0
             && let Some(handle) = self.starved.pop_front()
         {

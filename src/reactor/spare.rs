@@ -112,7 +112,7 @@ const SMALL_BYTES_MAX: usize = 4 << 20;
 
 /// Memory that is kept in loads, of one `Netlib`: for 25,000 receivers of one body, or of short
 /// PDUs of their own.
-const LOADS_BYTES_MAX: usize = 4 << 20;
+const LOADS_BYTES_MAX: usize = 6 << 20;
 
 #[cfg(test)]
 mod tests {

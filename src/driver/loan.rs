@@ -1,0 +1,146 @@
+//! Received bytes that a send reads from where they are, in the buffer that they came in.
+
+#![forbid(unsafe_code)]
+
+use std::ops::{Deref, Range};
+
+use super::{Chunk, Lot};
+
+/// Received bytes that may be lent: they are kept for as long as a loan of them is.
+#[derive(Debug)]
+pub(crate) enum Lender {
+    Chunk(Chunk),
+    Lot(Lot),
+}
+
+impl Lender {
+    /// A lender of the chunk's bytes, if there are enough of them to be worth a buffer. None where
+    /// too many buffers are kept already.
+    pub(crate) fn of_chunk(chunk: &Chunk) -> Option<Self> {
+        let is_worth_it = chunk.len() >= chunk.space_len() / LENDER;
+        is_worth_it.then(|| chunk.keep().map(Self::Chunk)).flatten()
+    }
+
+    fn keep(&self) -> Option<Self> {
+        match self {
+            Self::Chunk(chunk) => chunk.keep().map(Self::Chunk),
+            Self::Lot(lot) => lot.keep().map(Self::Lot),
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Chunk(chunk), Self::Chunk(other)) => chunk.is_same(other),
+            (Self::Lot(lot), Self::Lot(other)) => lot.is_same(other),
+            _ => false,
+        }
+    }
+
+    /// Where these bytes are, if they are the lender's.
+    #[inline]
+    pub(crate) fn position_of(&self, bytes: &[u8]) -> Option<Range<u32>> {
+        let all: &[u8] = self;
+        let start = bytes.as_ptr().addr().wrapping_sub(all.as_ptr().addr());
+        let end = start.checked_add(bytes.len()).filter(|end| *end <= all.len())?;
+        Some(u32::try_from(start).ok()?..u32::try_from(end).ok()?)
+    }
+
+    /// Whether so many bytes are not worth that it is kept, nor a place of their own in a send.
+    fn is_little(&self, len: usize) -> bool {
+        let whole = match self {
+            Self::Chunk(chunk) => chunk.space_len(),
+            Self::Lot(lot) => lot.len(),
+        };
+        len < whole / LITTLE
+    }
+}
+
+impl Deref for Lender {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Chunk(chunk) => chunk,
+            Self::Lot(lot) => lot,
+        }
+    }
+}
+
+/// Some of a lender's bytes, kept until they have left.
+#[derive(Debug)]
+pub(crate) struct Loan {
+    lender: Lender,
+    range: Range<u32>,
+}
+
+impl Loan {
+    /// `None` where too many buffers are kept already.
+    pub(crate) fn new(lender: &Lender, range: Range<u32>) -> Option<Self> {
+        Some(Self { lender: lender.keep()?, range })
+    }
+
+    /// Takes in more of the lender's bytes, if they are what follows. Whether they are.
+    pub(crate) fn grow(&mut self, lender: &Lender, range: &Range<u32>) -> bool {
+        let follows = self.range.end == range.start && self.lender.is_same(lender);
+        if follows {
+            self.range.end = range.end;
+        }
+        follows
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.lender[self.range.start as usize..self.range.end as usize]
+    }
+
+    /// Whether a copy is cheaper.
+    pub(crate) fn is_little(&self) -> bool {
+        self.lender.is_little(self.len())
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        (self.range.end - self.range.start) as usize
+    }
+}
+
+/// What part of a chunk's buffer is to be filled for its bytes to be lent.
+const LENDER: usize = 8;
+
+/// What is little, as a part of a buffer.
+const LITTLE: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::Stock;
+    use crate::driver::pool::Pool;
+
+    /// A lender knows its own bytes, and no others.
+    #[test]
+    fn a_lender_knows_its_own_bytes() {
+        let lender = Lender::Lot(Lot::new(vec![1; 64], Stock::default()));
+        let other = Lender::Lot(Lot::new(vec![1; 64], Stock::default()));
+        assert_eq!(lender.position_of(&lender[3..64]), Some(3..64));
+        assert_eq!(lender.position_of(&lender), Some(0..64));
+        assert_eq!((lender.position_of(&other), lender.position_of(&[1])), (None, None));
+    }
+
+    /// A loan takes in what follows it in the same buffer, and nothing else.
+    #[test]
+    fn a_loan_grows_by_what_follows() {
+        let pool = Pool::new(4, 64).unwrap();
+        let mut chunks = [pool.take().unwrap(), pool.take().unwrap()];
+        for chunk in &mut chunks {
+            for (byte, value) in chunk.space().iter_mut().zip(0..) {
+                *byte = value;
+            }
+            chunk.set_len(64);
+        }
+        let chunks = chunks.map(Lender::Chunk);
+        let lot = Lender::Lot(Lot::new(vec![0; 64], Stock::default()));
+        let mut loan = Loan::new(&chunks[0], 4..8).unwrap();
+        assert!(!loan.grow(&chunks[0], &(9..12)) && !loan.grow(&chunks[0], &(0..4)));
+        assert!(!loan.grow(&chunks[1], &(8..12)) && !loan.grow(&lot, &(8..12)));
+        assert!(loan.grow(&chunks[0], &(8..10)));
+        assert_eq!((loan.bytes(), loan.len()), ([4, 5, 6, 7, 8, 9].as_slice(), 6));
+    }
+}
