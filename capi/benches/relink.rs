@@ -4,10 +4,18 @@
 //! The example parses linearly. The original's programs move all that follows each PDU; the same
 //! program that does so is compared as well, on either library.
 //!
-//! `cargo bench -p uring-netlib-capi` takes about a minute. Each server is a process on one core
-//! and the load on another. The load keeps a number of PDUs in flight on each of 1000 connections
-//! and checks every answer. The servers take turns; medians are told. The server's time per PDU is
-//! the figure to trust: PDUs per second depend on the load and on who else uses the machine.
+//! `cargo bench -p uring-netlib-capi` takes two and a half minutes; `-- surface` does the second part
+//! alone. Each server is a process on one core and the load on another. The load keeps a number of
+//! PDUs in flight on each of 1000 connections and checks every answer. The servers take turns;
+//! medians are told. The server's time per PDU is the figure to trust: PDUs per second depend on the
+//! load and on who else uses the machine.
+//!
+//! What the C surface costs is a small difference of two large times, and with one PDU in flight
+//! most of such a time is the kernel's, which depends on how many PDUs each turn of a loop finds.
+//! So that load comes in waves as well, all connections being written to before any is read from,
+//! and the server in Rust is there twice. Each round gives two differences: of the C surface from the
+//! middle of both, and of one of them from the other, which is nothing but noise. Of both kinds the
+//! median and the quartiles are told.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
@@ -26,11 +34,18 @@ const DEPTHS: [usize; 2] = [16, 1];
 const ROUNDS: usize = 7;
 const TURN: Duration = Duration::from_millis(500);
 
+/// Of the second part: how often all processes are started anew, as where their memory comes to
+/// lie matters, and how many turns each has then.
+const STARTS: usize = 6;
+const TURNS_EACH: usize = 5;
+const SURFACE_TURN: Duration = Duration::from_millis(300);
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let outcome = match &arguments[..] {
         [mode, port] if mode == "--rust" => serve_rust(port),
         [mode, port] if mode == "--c" => serve_c(port),
+        _ if arguments.iter().any(|argument| argument == "surface") => measure_surface(),
         _ if arguments.iter().any(|argument| argument == "--bench") => measure(),
         _ => {
             println!("relink: nothing to test; `cargo bench -p uring-netlib-capi` measures");
@@ -55,14 +70,12 @@ struct Contender {
 }
 
 fn measure() -> io::Result<()> {
-    // The load has the second core for itself; where there is no taskset, chance decides.
-    let _ = Command::new("taskset").args(["-c", "-p", "1", &process::id().to_string()]).output();
+    have_a_core();
     let (ours, original) = (archive()?, root().join("benches/epoll_netlib.cpp"));
-    let rust = env::current_exe()?;
-    let contender = |name, program: &Path, mode, backend| Contender {
+    let contender = |name, program: &Path, backend| Contender {
         name,
         program: program.to_owned(),
-        mode,
+        mode: None,
         backend,
     };
     println!("{CONNECTIONS} connections, PDUs of {PDU_LEN} B, medians of {ROUNDS} turns\n");
@@ -70,27 +83,77 @@ fn measure() -> io::Result<()> {
         let original = build(&format!("original-{parsing}"), &source, &original)?;
         let ours = build(&format!("relinked-{parsing}"), &source, &ours)?;
         let contenders = [
-            contender("original's shape", &original, None, "epoll"),
-            contender("relinked, uring", &ours, None, "uring"),
-            contender("relinked, epoll", &ours, None, "epoll"),
+            contender("original's shape", &original, "epoll"),
+            contender("relinked, uring", &ours, "uring"),
+            contender("relinked, epoll", &ours, "epoll"),
         ];
         for depth in DEPTHS {
             println!("a program whose parsing is {parsing}");
             tell(depth, &contenders, &compare(&contenders, depth)?);
         }
     }
-    // One program in Rust, on either surface.
+    measure_surface()
+}
+
+/// One program in Rust, on either surface, and once more on Rust's.
+fn measure_surface() -> io::Result<()> {
+    have_a_core();
+    let program = env::current_exe()?;
+    let contender = |name, mode| {
+        let (program, mode) = (program.clone(), Some(mode));
+        Contender { name, program, mode, backend: "uring" }
+    };
     let contenders = [
-        contender("Rust surface, uring", &rust, Some("--rust"), "uring"),
-        contender("C surface, uring", &rust, Some("--c"), "uring"),
+        contender("Rust surface", "--rust"),
+        contender("C surface", "--c"),
+        contender("Rust surface again", "--rust"),
     ];
-    for depth in DEPTHS {
-        let results = compare(&contenders, depth)?;
+    println!("{STARTS} starts of {TURNS_EACH} turns each, on io_uring\n");
+    for (depth, manner) in [(16, Manner::Waves), (1, Manner::Waves), (1, Manner::Sweeps)] {
+        let mut results: [Vec<Sample>; 3] = [const { Vec::new() }; 3];
+        for start in 0..STARTS {
+            let mut order = [0, 1, 2];
+            order.rotate_left(start % 3);
+            let mut targets: [Option<Target>; 3] = [const { None }; 3];
+            for at in order {
+                targets[at] = Some(Target::start(&contenders[at])?);
+            }
+            for turn in 0..TURNS_EACH {
+                // Nobody is always the first, nor always behind the same one.
+                order.rotate_left(1);
+                if turn % 2 == 1 {
+                    order.reverse();
+                }
+                for at in order {
+                    let target = targets[at].as_mut().expect("started above");
+                    results[at].push(target.turn(depth, manner, SURFACE_TURN)?);
+                }
+            }
+        }
+        println!("in {manner:?}");
         tell(depth, &contenders, &results);
-        let layer = results[1].iter().zip(&results[0]).map(|(c, rust)| c.cpu_ns - rust.cpu_ns);
-        println!("the C surface's own cost is {:.0} ns per PDU\n", median(layer));
+        let [rust, c, again] = results;
+        let both =
+            rust.iter().zip(&again).map(|(one, other)| f64::midpoint(one.cpu_ns, other.cpu_ns));
+        let layer = c.iter().zip(both).map(|(c, both)| c.cpu_ns - both);
+        println!("the C surface's own cost  {}", told(layer.collect()));
+        let noise = rust.iter().zip(&again).map(|(one, other)| other.cpu_ns - one.cpu_ns);
+        println!("Rust's, measured again    {}\n", told(noise.collect()));
     }
     Ok(())
+}
+
+/// Differences of the server's times.
+fn told(mut differences: Vec<f64>) -> String {
+    differences.sort_by(f64::total_cmp);
+    let part = |quarters: usize| differences[differences.len() * quarters / 4];
+    let (middle, low, high) = (part(2), part(1), part(3));
+    format!("{middle:>4.0} ns per PDU, quartiles {low:.0} and {high:.0}")
+}
+
+/// The load has the second core for itself; where there is no taskset, chance decides.
+fn have_a_core() {
+    let _ = Command::new("taskset").args(["-c", "-p", "1", &process::id().to_string()]).output();
 }
 
 /// Gives each contender its turn in each round.
@@ -99,7 +162,7 @@ fn compare(contenders: &[Contender], depth: usize) -> io::Result<Vec<Vec<Sample>
     let mut targets = contenders.iter().map(Target::start).collect::<io::Result<Vec<_>>>()?;
     for _ in 0..ROUNDS {
         for (target, samples) in targets.iter_mut().zip(&mut results) {
-            samples.push(target.turn(depth)?);
+            samples.push(target.turn(depth, Manner::Sweeps, TURN)?);
         }
     }
     Ok(results)
@@ -128,6 +191,15 @@ struct Sample {
     cpu_ns: f64,
 }
 
+/// How the load goes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// Each connection is written to once it was read from, so that the server always has work.
+    Sweeps,
+    /// All are read from, and then all are written to.
+    Waves,
+}
+
 /// A server and connections to it.
 struct Target {
     server: Server,
@@ -150,27 +222,28 @@ impl Target {
         Ok(Self { server, streams, bytes: Vec::new(), round: 0 })
     }
 
-    /// Keeps `depth` PDUs in flight on each connection: a lot of them is read, and the next one
-    /// written, one connection after the other, so that the server always has work.
-    fn turn(&mut self, depth: usize) -> io::Result<Sample> {
+    /// Keeps up to `depth` PDUs in flight on each connection: a lot of them is read, and the next
+    /// one written.
+    fn turn(&mut self, depth: usize, manner: Manner, span: Duration) -> io::Result<Sample> {
         for stream in &mut self.streams {
             stream.write_all(&lot_of(depth, 0))?;
         }
-        self.sweep(depth, true)?;
+        self.sweep(depth, Some(manner))?;
         let (start, cpu_start) = (Instant::now(), self.server.cpu_ns()?);
         let mut pdus = 0;
-        while start.elapsed() < TURN {
-            self.sweep(depth, true)?;
+        while start.elapsed() < span {
+            self.sweep(depth, Some(manner))?;
             pdus += depth * self.streams.len();
         }
         let (elapsed, cpu_ns) = (start.elapsed(), self.server.cpu_ns()? - cpu_start);
-        self.sweep(depth, false)?;
+        self.sweep(depth, None)?;
         self.round = 0;
         let rate = pdus as f64 / elapsed.as_secs_f64();
         Ok(Sample { rate, cpu_ns: cpu_ns as f64 / pdus as f64 })
     }
 
-    fn sweep(&mut self, depth: usize, goes_on: bool) -> io::Result<()> {
+    /// Reads a lot from each, and writes the next one unless there is to be none.
+    fn sweep(&mut self, depth: usize, goes_on: Option<Manner>) -> io::Result<()> {
         let expected = lot_of(depth, self.round);
         self.round = self.round.wrapping_add(1);
         let next = lot_of(depth, self.round);
@@ -180,9 +253,12 @@ impl Target {
             if self.bytes != expected {
                 return Err(io::Error::other("an answer differs from its question"));
             }
-            if goes_on {
+            if goes_on == Some(Manner::Sweeps) {
                 stream.write_all(&next)?;
             }
+        }
+        if goes_on == Some(Manner::Waves) {
+            self.streams.iter_mut().try_for_each(|stream| stream.write_all(&next))?;
         }
         Ok(())
     }

@@ -25,37 +25,34 @@ pub(crate) struct Board {
 /// What can be done with a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    Closed,
+    Closed = 0,
     /// It listens or connects.
-    Unconnected,
-    Open,
+    Unconnected = 1,
+    Open = 2,
     /// The connection is over, and its program is about to be told, or is being told.
-    Ended,
+    Ended = 3,
 }
 
 /// Where the bytes go for which room is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
+    /// By way of the outbox or the owner's tray, where they are counted until they land.
     Outbox,
     /// To the runtime, by its owner.
     Direct,
 }
 
-/// What a cell's number holds, in 11, 2, 1, 1, 19 and 30 bits.
+/// What a cell's number holds, in 11, 2, 1, 1, 19 and 30 bits:
+/// - the turn: the upper bits of the handle's number;
+/// - the standing;
+/// - whether somebody was refused, and is owed a `WRITE`;
+/// - whether it is in the list of those that were, whichever socket it was then;
+/// - how many bytes are boxed: in the outbox or the owner's tray, or will be in a moment;
+/// - the room: bytes that may be taken yet. There may be more, which the owner finds out.
+///
+/// It stays packed, as each PDU takes some room and gives some back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cell {
-    /// The upper bits of the handle's number.
-    turn: u32,
-    standing: Standing,
-    /// Somebody was refused, and is owed a `WRITE`.
-    is_refused: bool,
-    /// It is in the list of those that were, whichever socket it was then.
-    is_listed: bool,
-    /// Bytes that are in the outbox, or will be in a moment.
-    boxed: u32,
-    /// Bytes that may be taken yet. There may be room for more, which the owner finds out.
-    room: u32,
-}
+struct Cell(u64);
 
 impl Board {
     pub(crate) const fn new() -> Self {
@@ -69,85 +66,93 @@ impl Board {
     /// From now on there is this socket.
     pub(crate) fn open(&self, number: i32, standing: Standing, room: usize) {
         let (turn, room) = (turn_of(number), small(room));
-        self.change(number, |Cell { is_listed, .. }| {
-            Some(Cell { turn, standing, is_refused: false, is_listed, boxed: 0, room })
+        self.change(number, |cell| {
+            Some(
+                Cell::EMPTY.with_turn(turn).with_standing(standing).with_room(room).listed_as(cell),
+            )
         });
     }
 
     pub(crate) fn set_standing(&self, number: i32, standing: Standing) {
-        self.change_own(number, |cell| Some(Cell { standing, ..cell }));
+        self.change_own(number, |cell| Some(cell.with_standing(standing)));
     }
 
     /// From now on nobody takes room for this socket. What was taken before is counted still.
     pub(crate) fn close(&self, number: i32) {
         let standing = Standing::Closed;
-        self.change_own(number, |cell| Some(Cell { standing, is_refused: false, ..cell }));
+        self.change_own(number, |cell| Some(cell.with_standing(standing).with(REFUSED, false)));
     }
 
     /// Whether bytes are in the outbox, or will be in a moment. A closed socket gets no more.
     pub(crate) fn has_boxed(&self, number: i32) -> bool {
-        self.change_own(number, |_| None).is_some_and(|cell| cell.boxed > 0)
+        self.change_own(number, |_| None).is_some_and(|cell| cell.boxed() > 0)
     }
 
     /// From now on there is no such socket.
     pub(crate) fn clear(&self, number: i32) {
-        self.change_own(number, |Cell { is_listed, .. }| {
-            Some(Cell { is_listed, ..Cell::unpack(0) })
-        });
+        self.change_own(number, |cell| Some(Cell::EMPTY.listed_as(cell)));
     }
 
     /// Takes room for as many of `len` bytes as there is. What goes by way of the outbox is given
     /// back if it does not get in, and [landed](Self::land) when it comes out.
     pub(crate) fn take(&self, number: i32, len: usize, way: Way) -> Result<usize, Failure> {
-        let len = small(len);
+        let (len, mut taken) = (small(len), 0);
         let before = self.change_own(number, |cell| {
-            let taken = cell.may_take(len, way);
+            taken = cell.may_take(len, way);
             (taken > 0).then(|| cell.with_taken(taken, way))
         });
-        let before = before.unwrap_or(Cell::unpack(0));
-        match before.standing {
+        match before.map_or(Standing::Closed, Cell::standing) {
+            Standing::Open => Ok(taken as usize),
             Standing::Closed => Err(libc::EBADF),
             Standing::Unconnected => Err(libc::ENOTCONN),
             Standing::Ended => Err(libc::EPIPE),
-            Standing::Open => Ok(before.may_take(len, way) as usize),
         }
+    }
+
+    /// Takes room in the owner's tray for all of `len` bytes, or for none; whether it did.
+    #[inline]
+    pub(crate) fn take_whole(&self, number: i32, len: usize) -> Result<bool, Failure> {
+        let (turn, len, mut is_taken) = (turn_of(number), small(len), false);
+        self.change(number, |cell| {
+            is_taken = cell.is_open_for(turn) && cell.may_take(len, Way::Outbox) == len;
+            (is_taken && len > 0).then(|| cell.with_taken(len, Way::Outbox))
+        });
+        // Where it is open there is too little room; else this says what is wrong.
+        if is_taken { Ok(true) } else { self.take(number, 0, Way::Outbox).map(|_| false) }
     }
 
     /// Gives back what was taken for the outbox and did not get in.
     pub(crate) fn give_back(&self, number: i32, len: usize) {
         let len = small(len);
         self.change_own(number, |cell| {
-            let room = (cell.room + len).min(ROOM_MAX);
-            Some(Cell { boxed: cell.boxed.saturating_sub(len), room, ..cell })
+            let room = (cell.room() + len).min(ROOM_MAX);
+            Some(cell.with_boxed(cell.boxed().saturating_sub(len)).with_room(room))
         });
     }
 
     /// What was taken has come out of the outbox. The room that is left, as far as the board knows.
     pub(crate) fn land(&self, number: i32, len: usize) -> usize {
         let boxed = small(len);
-        let before = self.change_own(number, |cell| {
-            Some(Cell { boxed: cell.boxed.saturating_sub(boxed), ..cell })
-        });
-        before.map_or(usize::MAX, |cell| cell.room as usize)
+        let before = self
+            .change_own(number, |cell| Some(cell.with_boxed(cell.boxed().saturating_sub(boxed))));
+        before.map_or(usize::MAX, |cell| cell.room() as usize)
     }
 
     /// A socket has room for so many bytes, those in the outbox included.
     pub(crate) fn renew(&self, number: i32, room: usize) {
         let room = small(room);
-        self.change_own(number, |cell| {
-            Some(Cell { room: room.saturating_sub(cell.boxed), ..cell })
-        });
+        self.change_own(number, |cell| Some(cell.with_room(room.saturating_sub(cell.boxed()))));
     }
 
     /// Notes that somebody was told that there is no room for all. Whether it is news.
     pub(crate) fn refuse(&self, number: i32) -> bool {
         let before = self.change_own(number, |cell| {
-            let is_news = cell.standing == Standing::Open && !cell.is_refused;
-            is_news.then_some(Cell { is_refused: true, is_listed: true, ..cell })
+            let is_news = cell.standing() == Standing::Open && !cell.is(REFUSED);
+            is_news.then_some(cell.with(REFUSED | LISTED, true))
         });
         let Some(before) = before else { return false };
-        let is_news = before.standing == Standing::Open && !before.is_refused;
-        if is_news && !before.is_listed {
+        let is_news = before.standing() == Standing::Open && !before.is(REFUSED);
+        if is_news && !before.is(LISTED) {
             let place = index_of(number);
             let mut last = self.listed_last.load(Ordering::Relaxed);
             loop {
@@ -173,83 +178,123 @@ impl Board {
             // Before the mark goes, after which it may be listed again.
             last = self.listed_before[place as usize].load(Ordering::Relaxed);
             let number = i32::try_from(place).expect("20 bits");
-            let cell = self.change(number, |cell| Some(Cell { is_listed: false, ..cell }));
-            if cell.is_refused {
-                each(i32::try_from(cell.turn).expect("11 bits") << INDEX_BITS | number);
+            let cell = self.change(number, |cell| Some(cell.with(LISTED, false)));
+            if cell.is(REFUSED) {
+                each(i32::try_from(cell.turn()).expect("11 bits") << INDEX_BITS | number);
             }
         }
     }
 
     /// Whether somebody is owed a `WRITE`; not any more from now on.
     pub(crate) fn forgive(&self, number: i32) -> bool {
-        let before = self.change_own(number, |cell| {
-            cell.is_refused.then_some(Cell { is_refused: false, ..cell })
-        });
-        before.is_some_and(|cell| cell.is_refused)
+        let before =
+            self.change_own(number, |cell| cell.is(REFUSED).then_some(cell.with(REFUSED, false)));
+        before.is_some_and(|cell| cell.is(REFUSED))
     }
 
     /// Changes the cell of a number, if it is that number's. What it was, if so.
-    fn change_own(&self, number: i32, change: impl Fn(Cell) -> Option<Cell>) -> Option<Cell> {
+    #[inline]
+    fn change_own(
+        &self,
+        number: i32,
+        mut change: impl FnMut(Cell) -> Option<Cell>,
+    ) -> Option<Cell> {
         let turn = turn_of(number);
-        let is_own = |cell: Cell| cell.turn == turn;
+        let is_own = |cell: Cell| cell.turn() == turn;
         let before = self.change(number, |cell| if is_own(cell) { change(cell) } else { None });
         is_own(before).then_some(before)
     }
 
     /// Changes the cell of a place. What it was, also where it was left so.
-    fn change(&self, number: i32, change: impl Fn(Cell) -> Option<Cell>) -> Cell {
+    #[inline]
+    fn change(&self, number: i32, mut change: impl FnMut(Cell) -> Option<Cell>) -> Cell {
         let cell = &self.cells[index_of(number) as usize];
-        let change = |bits| change(Cell::unpack(bits)).map(Cell::pack);
+        let change = |bits| change(Cell(bits)).map(|cell| cell.0);
         let before = cell.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
-        Cell::unpack(before.unwrap_or_else(|same| same))
+        Cell(before.unwrap_or_else(|same| same))
     }
 }
 
 impl Cell {
+    const EMPTY: Self = Self(0);
+
     /// How many of `len` bytes there is room for.
+    #[inline]
     fn may_take(self, len: u32, way: Way) -> u32 {
-        match (self.standing, way) {
-            (Standing::Open, Way::Outbox) => len.min(self.room).min(BOXED_MAX - self.boxed),
-            (Standing::Open, Way::Direct) => len.min(self.room),
+        match (self.standing(), way) {
+            (Standing::Open, Way::Outbox) => len.min(self.room()).min(BOXED_MAX - self.boxed()),
+            (Standing::Open, Way::Direct) => len.min(self.room()),
             _ => 0,
         }
     }
 
+    #[inline]
     fn with_taken(self, taken: u32, way: Way) -> Self {
-        let boxed = if way == Way::Outbox { taken } else { 0 };
-        Self { boxed: self.boxed + boxed, room: self.room - taken, ..self }
+        // Neither part overflows, as it may be taken, so each stays by itself.
+        let boxed = if way == Way::Outbox { u64::from(taken) << BOXED_SHIFT } else { 0 };
+        Self(self.0 + boxed - u64::from(taken))
     }
 
-    const fn pack(self) -> u64 {
-        let standing = match self.standing {
-            Standing::Closed => 0,
-            Standing::Unconnected => 1,
-            Standing::Open => 2,
-            Standing::Ended => 3,
-        };
-        (self.turn as u64) << 53
-            | standing << 51
-            | (self.is_refused as u64) << 50
-            | (self.is_listed as u64) << 49
-            | (self.boxed as u64) << 30
-            | self.room as u64
+    const fn turn(self) -> u32 {
+        (self.0 >> TURN_SHIFT) as u32
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "each part is cut to its width")]
-    const fn unpack(bits: u64) -> Self {
-        Self {
-            turn: (bits >> 53) as u32,
-            standing: match bits >> 51 & 3 {
-                0 => Standing::Closed,
-                1 => Standing::Unconnected,
-                2 => Standing::Open,
-                _ => Standing::Ended,
-            },
-            is_refused: bits >> 50 & 1 == 1,
-            is_listed: bits >> 49 & 1 == 1,
-            boxed: (bits >> 30) as u32 & BOXED_MAX,
-            room: bits as u32 & ROOM_MAX,
+    /// Whether it is the cell of that turn, and its socket is open.
+    const fn is_open_for(self, turn: u32) -> bool {
+        self.0 >> STANDING_SHIFT
+            == (turn as u64) << (TURN_SHIFT - STANDING_SHIFT) | Standing::Open as u64
+    }
+
+    const fn standing(self) -> Standing {
+        match self.0 >> STANDING_SHIFT & 3 {
+            0 => Standing::Closed,
+            1 => Standing::Unconnected,
+            2 => Standing::Open,
+            _ => Standing::Ended,
         }
+    }
+
+    /// Whether it has that mark.
+    const fn is(self, mark: u64) -> bool {
+        self.0 & mark != 0
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "it is cut to its width")]
+    const fn boxed(self) -> u32 {
+        (self.0 >> BOXED_SHIFT) as u32 & BOXED_MAX
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "it is cut to its width")]
+    const fn room(self) -> u32 {
+        self.0 as u32 & ROOM_MAX
+    }
+
+    const fn with_turn(self, turn: u32) -> Self {
+        self.with_part(TURN_SHIFT, TURN_MAX, turn)
+    }
+
+    const fn with_standing(self, standing: Standing) -> Self {
+        self.with_part(STANDING_SHIFT, 3, standing as u32)
+    }
+
+    const fn with(self, marks: u64, is_set: bool) -> Self {
+        Self(if is_set { self.0 | marks } else { self.0 & !marks })
+    }
+
+    const fn listed_as(self, other: Self) -> Self {
+        self.with(LISTED, other.is(LISTED))
+    }
+
+    const fn with_boxed(self, boxed: u32) -> Self {
+        self.with_part(BOXED_SHIFT, BOXED_MAX, boxed)
+    }
+
+    const fn with_room(self, room: u32) -> Self {
+        self.with_part(0, ROOM_MAX, room)
+    }
+
+    const fn with_part(self, shift: u32, max: u32, part: u32) -> Self {
+        Self(self.0 & !((max as u64) << shift) | (part as u64) << shift)
     }
 }
 
@@ -264,6 +309,13 @@ fn small(len: usize) -> u32 {
 
 const ROOM_MAX: u32 = (1 << 30) - 1;
 const BOXED_MAX: u32 = (1 << 19) - 1;
+const TURN_MAX: u32 = (1 << 11) - 1;
+
+const BOXED_SHIFT: u32 = 30;
+const LISTED: u64 = 1 << 49;
+const REFUSED: u64 = 1 << 50;
+const STANDING_SHIFT: u32 = 51;
+const TURN_SHIFT: u32 = 53;
 
 #[cfg(test)]
 mod tests {
@@ -302,6 +354,27 @@ mod tests {
         assert_eq!(board.take(ONE, 60, Way::Outbox), Ok(50));
         board.renew(ONE, 70);
         assert_eq!(board.take(ONE, 60, Way::Outbox), Ok(20), "the rest is in the outbox");
+    }
+
+    /// All or nothing is taken, and counted as what goes to the outbox is.
+    #[test]
+    fn room_is_taken_whole() {
+        static BOARD: Board = Board::new();
+        let board = prepared(&BOARD);
+        assert_eq!(board.take_whole(ONE, 0), Ok(true));
+        assert!(!board.has_boxed(ONE));
+        assert_eq!(board.take_whole(ONE, 600), Ok(true));
+        assert!(board.has_boxed(ONE));
+        assert_eq!(board.take_whole(ONE, 401), Ok(false));
+        assert_eq!(board.take_whole(ONE, 400), Ok(true));
+        assert_eq!(board.take_whole(ONE, 1), Ok(false));
+        assert_eq!((board.land(ONE, 1000), board.has_boxed(ONE)), (0, false));
+        board.renew(ONE, 1 << 29);
+        assert_eq!(board.take_whole(ONE, BOXED_MAX as usize + 1), Ok(false));
+        assert_eq!(board.take_whole(ONE, BOXED_MAX as usize), Ok(true));
+        assert_eq!(board.take_whole(LATER, 0), Err(libc::EBADF));
+        board.set_standing(ONE, Standing::Ended);
+        assert_eq!(board.take_whole(ONE, 0), Err(libc::EPIPE));
     }
 
     /// A number that is not open takes nothing, and is told why.

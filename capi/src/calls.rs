@@ -103,8 +103,13 @@ pub unsafe extern "C" fn netlib_send(handle: c_int, buf: *const c_void, len: c_i
     guard(|| {
         // SAFETY: as the caller promises.
         let bytes = unsafe { foreign::bytes(buf, len) }?;
-        let sent = match lend::may_enter() {
-            Ok(()) => send(handle, bytes)?,
+        let is_short = bytes.len() <= SHORT_MAX;
+        let taken = lend::enter_settled(|layer, net| {
+            if is_short { layer.take_short(net, handle, bytes) } else { Ok(false) }
+        });
+        let sent = match taken {
+            Ok(taken) if taken? => bytes.len(),
+            Ok(_) => send(handle, bytes)?,
             Err(Refusal::Absent) => return Err(libc::EBADF),
             Err(Refusal::Foreign | Refusal::Entered) => {
                 let sent = box_in(handle, bytes);
@@ -304,10 +309,8 @@ fn give_up(layer: &mut Layer, _: &mut Netlib<Layer>, _: Handle, _: Event<'_>) {
 
 /// Sends as the owner, who may find new room, and empty a full outbox unless this is a signal
 /// handler: it may have interrupted `malloc`.
-///
-/// Short sends go by way of the outbox, without a look at anything but the board.
 fn send(handle: c_int, bytes: &[u8]) -> Result<usize, Failure> {
-    if bytes.len() <= BOXED_MAX && box_whole(handle, bytes)? {
+    if bytes.len() <= SHORT_MAX && box_whole(handle, bytes)? {
         return Ok(bytes.len());
     }
     if lend::may_be_in_signal_handler() {
@@ -438,8 +441,8 @@ fn errno_of(error: &RunError) -> Failure {
 const OK: c_int = 0;
 const ERROR: c_int = -1;
 
-/// Longer sends of the owner go past the outbox, where they are copied once less.
-const BOXED_MAX: usize = 16 << 10;
+/// Longer sends of the owner go to the runtime at once, so that they are copied once less.
+const SHORT_MAX: usize = 16 << 10;
 
 /// How long `netlib_destroy` waits for the kernel to take what was sent.
 const DESTROY_MAX: Duration = Duration::from_secs(2);

@@ -1,9 +1,12 @@
 //! Between the runtime and the C program: which callback is told what of which handle.
 //!
 //! Nothing here is borrowed while a callback runs but what `lend` lends back, so after each one
-//! handles are looked up again.
+//! handles are looked up again. What is sent, and who is told that there is room, is in
+//! `layer/sending.rs`.
 
 #![forbid(unsafe_code)]
+
+mod sending;
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -12,16 +15,16 @@ use std::thread;
 use std::time::Duration;
 
 use uring_netlib::{
-    Address, ConnectError, Event, Handle, ListenError, Netlib, RecvError, Repeat, SendError, Stale,
+    Address, ConnectError, Event, Handle, ListenError, Netlib, RecvError, Repeat, Stale,
 };
 
-use crate::board::{Standing, Way};
+use crate::board::Standing;
 use crate::failure::{errno_of, errno_of_close, errno_of_option};
 use crate::foreign::Failure;
 use crate::lend::{self, BOARD, Callback, OUTBOX};
 use crate::numbers::Numbers;
-use crate::outbox::Request;
 use crate::timers::{Beat, Key, Timers};
+use crate::tray::Tray;
 use crate::waiting::Waiting;
 
 /// What the C surface keeps beside the runtime.
@@ -40,6 +43,8 @@ pub(crate) struct Layer {
     pub(crate) is_mute: bool,
     /// What was sent is waited for no longer.
     pub(crate) has_given_up: bool,
+    /// What the owner has sent in the callback in hand.
+    tray: Tray,
     scratch: Vec<u8>,
 }
 
@@ -90,6 +95,7 @@ impl Layer {
             is_winding_down: false,
             is_mute: false,
             has_given_up: false,
+            tray: Tray::new(),
             scratch: Vec::new(),
         }
     }
@@ -148,44 +154,8 @@ impl Layer {
         Ok(number)
     }
 
-    /// Finds out how many bytes there is room for, for this handle and for all.
-    pub(crate) fn renew(&mut self, net: &mut Netlib<Self>, number: i32) {
-        if let Some(socket) = self.sockets.find_mut(number)
-            && let Ok(options) = net.option(socket.handle)
-        {
-            BOARD.renew(number, self.send_bytes_max.saturating_sub(options.pending_bytes()));
-        }
-        OUTBOX.set_room(net.sendable_bytes());
-    }
-
-    /// Takes as many bytes as there is room for, past the outbox and behind what is in it.
-    pub(crate) fn send(
-        &mut self,
-        net: &mut Netlib<Self>,
-        number: i32,
-        bytes: &[u8],
-    ) -> Result<usize, Failure> {
-        self.apply(net);
-        self.renew(net, number);
-        // Others may put in more meanwhile, for which the runtime has room that it does not tell.
-        let total = net.sendable_bytes().saturating_sub(OUTBOX.len());
-        let taken = BOARD.take(number, bytes.len().min(total), Way::Direct)?;
-        if taken < bytes.len() {
-            BOARD.refuse(number);
-        }
-        if taken > 0 {
-            let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
-            match net.send_promised(socket.handle, &bytes[..taken]) {
-                Ok(_) => {}
-                Err(SendError::Stale | SendError::NotConnected) => return Err(libc::EPIPE),
-                Err(error) => unreachable!("room was taken for it: {error}"),
-            }
-            OUTBOX.set_room(net.sendable_bytes());
-        }
-        Ok(taken)
-    }
-
     /// Copies out what has arrived; 0 at the end of the stream.
+    #[inline]
     pub(crate) fn recv(
         &mut self,
         net: &mut Netlib<Self>,
@@ -291,22 +261,6 @@ impl Layer {
         self.loops.push(target);
     }
 
-    /// Does what was asked for in the outbox.
-    pub(crate) fn apply(&mut self, net: &mut Netlib<Self>) {
-        if OUTBOX.is_empty() {
-            return;
-        }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        OUTBOX.drain(&mut scratch, |request| match request {
-            Request::Send { number, bytes } => self.send_boxed(net, number, bytes),
-            Request::SetTimer { callback, data, interval_ms } => {
-                self.set_timer(net, (callback, data), interval_ms);
-            }
-            Request::DeleteTimer { callback, data } => self.drop_timer(net, (callback, data)),
-        });
-        self.scratch = scratch;
-    }
-
     /// Closes all sockets, flushing what was sent, and tells nobody.
     pub(crate) fn close_all(&mut self, net: &mut Netlib<Self>) {
         self.is_mute = true;
@@ -314,23 +268,6 @@ impl Layer {
         for number in numbers {
             // They were there a line above.
             let _ = self.close(net, number);
-        }
-    }
-
-    fn send_boxed(&mut self, net: &mut Netlib<Self>, number: i32, bytes: &[u8]) {
-        // Before anything that may panic: a close waits until it is done.
-        let room = BOARD.land(number, bytes.len());
-        if let Some(socket) = self.sockets.find_mut(number) {
-            match net.send_promised(socket.handle, bytes) {
-                // Where it is not connected, its end is on its way.
-                Ok(_) | Err(SendError::Stale | SendError::NotConnected) => {}
-                Err(error) => unreachable!("room was taken for it: {error}"),
-            }
-            // While these bytes are still counted in the outbox: rather too little than too much.
-            OUTBOX.set_room(net.sendable_bytes());
-        }
-        if room < self.send_bytes_max / 2 {
-            self.renew(net, number);
         }
     }
 
@@ -439,55 +376,11 @@ impl Layer {
         self.tell(net, number, CONNECT);
     }
 
-    /// Tells a connection that it may send, if it was refused.
-    fn tell_room(&mut self, net: &mut Netlib<Self>, number: i32) {
-        if BOARD.forgive(number) {
-            self.renew(net, number);
-            self.tell(net, number, WRITE);
-        }
-    }
-
-    /// Tells those that were refused and for which there is room by now, first come first.
-    fn tell_refused(&mut self, net: &mut Netlib<Self>) {
-        let sockets = &mut self.sockets;
-        self.refused.push_reversed(|push| {
-            BOARD.take_listed(|number| {
-                if let Some(socket) = sockets.find_mut(number)
-                    && !std::mem::replace(&mut socket.is_waiting, true)
-                {
-                    push(number);
-                }
-            });
-        });
-        let mut shares = net.sendable_bytes() / ROOM_EACH;
-        while shares > 0 {
-            let (sockets, mut handle) = (&mut self.sockets, Handle::NONE);
-            let next = self.refused.pop(|number| {
-                let Some(socket) = sockets.find_mut(number) else { return false };
-                handle = socket.handle;
-                std::mem::take(&mut socket.is_waiting)
-            });
-            let Some(number) = next else { return };
-            let pending = net.option(handle).map_or(0, |options| options.pending_bytes());
-            // Where its own limit is reached, the runtime says when there is room again.
-            if pending < self.send_bytes_max {
-                shares -= 1;
-                self.tell_room(net, number);
-            }
-        }
-    }
-
-    /// Whether there is somebody to be told, whom only a further turn would tell.
-    pub(crate) fn look_again(&mut self, net: &Netlib<Self>) {
-        let has_room = net.sendable_bytes() >= ROOM_EACH;
-        if BOARD.has_listed() || has_room && !self.refused.is_empty() {
-            lend::wake();
-        }
-    }
-
     fn tell_turn(&mut self, net: &mut Netlib<Self>) {
         let (mut last, newest) = (0, self.timers.newest_turn());
-        while let Some((number, key)) = self.timers.next_of_turn(last, newest) {
+        while self.timers.has_turns()
+            && let Some((number, key)) = self.timers.next_of_turn(last, newest)
+        {
             last = number;
             lend::tell(self, net, lend::target_of(key), TIMER, 0);
         }
@@ -501,7 +394,7 @@ impl Layer {
 
 fn on_event(layer: &mut Layer, net: &mut Netlib<Layer>, handle: Handle, event: Event<'_>) {
     // What has arrived takes room as well.
-    OUTBOX.set_room(net.sendable_bytes());
+    layer.publish_room(net);
     if let Event::Connect { listener } = event {
         layer.on_connect(net, handle, listener);
         return layer.apply(net);
@@ -534,7 +427,7 @@ fn on_timer(layer: &mut Layer, net: &mut Netlib<Layer>, _: Handle, event: Event<
 
 /// The end of a turn.
 pub(crate) fn on_loop(layer: &mut Layer, net: &mut Netlib<Layer>, _: Handle, _: Event<'_>) {
-    OUTBOX.set_room(net.sendable_bytes());
+    layer.publish_room(net);
     layer.apply(net);
     for _ in 0..layer.ended.len() {
         if let Some(number) = layer.ended.pop_front() {
@@ -575,10 +468,6 @@ fn standing_of(state: State) -> Standing {
 fn user_data(number: i32) -> u64 {
     number.cast_unsigned().into()
 }
-
-/// Who was refused for want of room for all is told when there is so much of it for each, so that
-/// a little room is not shared out in crumbs.
-const ROOM_EACH: usize = 16 << 10;
 
 /// Thirty-four years.
 const INTERVAL_MAX_MS: u64 = 1 << 40;

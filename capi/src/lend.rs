@@ -180,19 +180,41 @@ pub(crate) fn end(finish: impl FnOnce(&mut Layer, &mut Netlib<Layer>)) -> Result
 }
 
 /// Does something with the runtime, for its owner.
+#[inline]
 pub(crate) fn enter<T>(
     call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> T,
 ) -> Result<T, Refusal> {
-    enter_held(&Held::take()?, call)
+    match may_enter() {
+        // Nobody takes it over any more.
+        Ok(()) => enter_alone(call),
+        Err(Refusal::Entered) => Err(Refusal::Entered),
+        Err(Refusal::Absent | Refusal::Foreign) => enter_held(&Held::take()?, call),
+    }
+}
+
+/// The same, for who has the runtime for good. Who may still lose it to another is told that it
+/// is foreign, as it may be by then.
+#[inline]
+pub(crate) fn enter_settled<T>(
+    call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> T,
+) -> Result<T, Refusal> {
+    may_enter()?;
+    enter_alone(call)
 }
 
 fn enter_held<T>(
     _held: &Held,
     call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> T,
 ) -> Result<T, Refusal> {
-    if is_interrupted() {
+    if OWN.with(Own::is_interrupted) {
         return Err(Refusal::Entered);
     }
+    enter_alone(call)
+}
+
+/// For who holds the runtime and has interrupted nobody.
+#[inline]
+fn enter_alone<T>(call: impl FnOnce(&mut Layer, &mut Netlib<Layer>) -> T) -> Result<T, Refusal> {
     let _inside = Inside::enter();
     let (net, layer) = (LENT_NET.load(Ordering::Relaxed), LENT_LAYER.load(Ordering::Relaxed));
     if net.is_null() || layer.is_null() {
@@ -248,18 +270,16 @@ pub(crate) fn is_owner() -> bool {
 
 /// Whether this thread has the runtime for good and may enter it now. Who may still lose it to
 /// another is told that it is foreign, as it may be by the time that it enters.
+#[inline]
 pub(crate) fn may_enter() -> Result<(), Refusal> {
-    match OWNER.load(Ordering::Acquire) {
+    OWN.with(|own| match OWNER.load(Ordering::Acquire) {
+        owner if owner == own.number() | SETTLED => match own.is_interrupted() {
+            true => Err(Refusal::Entered),
+            false => Ok(()),
+        },
         0 => Err(Refusal::Absent),
-        owner if owner != me() | SETTLED => Err(Refusal::Foreign),
-        _ if is_interrupted() => Err(Refusal::Entered),
-        _ => Ok(()),
-    }
-}
-
-/// Whether this call of the owner's has interrupted another one.
-fn is_interrupted() -> bool {
-    IS_ENTERED.load(Ordering::Relaxed) || IS_ASKING.with(|is| is.load(Ordering::Relaxed))
+        _ => Err(Refusal::Foreign),
+    })
 }
 
 /// Remembers which signals are blocked when none is being handled.
@@ -297,8 +317,42 @@ fn await_visitors() {
     }
 }
 
+/// What is a thread's own.
+struct Own {
+    /// A number that no other thread has or will have, above `FLAGS`; 0 before it is asked for.
+    number: Cell<u64>,
+    is_asking: AtomicBool,
+}
+
 thread_local! {
-    static IS_ASKING: AtomicBool = const { AtomicBool::new(false) };
+    static OWN: Own = const { Own { number: Cell::new(0), is_asking: AtomicBool::new(false) } };
+}
+
+impl Own {
+    #[inline]
+    fn number(&self) -> u64 {
+        match self.number.get() {
+            0 => self.first_number(),
+            number => number,
+        }
+    }
+
+    #[cold]
+    fn first_number(&self) -> u64 {
+        static GIVEN: AtomicU64 = AtomicU64::new(0);
+        self.number.set((GIVEN.fetch_add(1, Ordering::Relaxed) + 1) * (FLAGS + 1));
+        self.number.get()
+    }
+
+    /// Whether this call of the owner's has interrupted another one.
+    #[inline]
+    fn is_interrupted(&self) -> bool {
+        IS_ENTERED.load(Ordering::Relaxed) || self.is_asking.load(Ordering::Relaxed)
+    }
+}
+
+fn me() -> u64 {
+    OWN.with(Own::number)
 }
 
 /// What this thread asks for is only half there: whoever interrupts it now may ask as well, but
@@ -310,9 +364,9 @@ pub(crate) struct Asking {
 
 impl Asking {
     pub(crate) fn begin() -> Self {
-        IS_ASKING.with(|is| {
-            let was_asking = is.load(Ordering::Relaxed);
-            is.store(true, Ordering::Relaxed);
+        OWN.with(|own| {
+            let was_asking = own.is_asking.load(Ordering::Relaxed);
+            own.is_asking.store(true, Ordering::Relaxed);
             compiler_fence(Ordering::SeqCst);
             Self { was_asking }
         })
@@ -322,7 +376,7 @@ impl Asking {
 impl Drop for Asking {
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        IS_ASKING.with(|is| is.store(self.was_asking, Ordering::Relaxed));
+        OWN.with(|own| own.is_asking.store(self.was_asking, Ordering::Relaxed));
     }
 }
 
@@ -343,20 +397,6 @@ impl Drop for Visit {
     fn drop(&mut self) {
         VISITORS[self.side].fetch_sub(1, Ordering::SeqCst);
     }
-}
-
-/// A number of this thread that no other has or will have, above `FLAGS`.
-fn me() -> u64 {
-    static GIVEN: AtomicU64 = AtomicU64::new(0);
-    thread_local! {
-        static ME: Cell<u64> = const { Cell::new(0) };
-    }
-    ME.with(|me| {
-        if me.get() == 0 {
-            me.set((GIVEN.fetch_add(1, Ordering::Relaxed) + 1) * (FLAGS + 1));
-        }
-        me.get()
-    })
 }
 
 /// The owner keeps the runtime from being taken over.

@@ -19,6 +19,7 @@ mod lend;
 mod numbers;
 mod outbox;
 mod timers;
+mod tray;
 mod waiting;
 
 pub use calls::{

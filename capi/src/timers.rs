@@ -73,6 +73,10 @@ impl Timers {
         place.map(|(key, _)| key)
     }
 
+    pub(crate) fn has_turns(&self) -> bool {
+        !self.of_turn.is_empty()
+    }
+
     /// The first timer of once a turn whose number is above `last` and at most `newest`.
     pub(crate) fn next_of_turn(&self, last: u64, newest: u64) -> Option<(u64, Key)> {
         let next = self.of_turn.range(last + 1..).next();

@@ -155,6 +155,86 @@ static void a_thread_feels_what_is_unread(void)
     CHECK(pthread_join(elsewhere, NULL) == 0);
 }
 
+static void *send_little_in_vain(void *unused)
+{
+    (void)unused;
+    errno = 0;
+    CHECK(netlib_send(served[1], many, 100) == 0 && errno == EAGAIN);
+    return NULL;
+}
+
+static void on_filling(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    (void)data, (void)unused;
+    if (msg != NETLIB_MSG_CONNECT) {
+        return;
+    }
+    served[served_count++] = (net_handle_t)handle;
+    if (served_count == 2) {
+        CHECK(netlib_send(served[0], many, MANY) == MANY);
+        CHECK(netlib_send(served[0], many, 830000) == 830000);
+        /* Short, and with what it takes to remember it all that is left. */
+        CHECK(netlib_send(served[1], many, 5000) == 5000);
+        CHECK(pthread_create(&elsewhere, NULL, send_little_in_vain, NULL) == 0);
+        CHECK(pthread_join(elsewhere, NULL) == 0);
+        netlib_stop_event();
+    }
+}
+
+/* And where the callback in hand has just sent so much. */
+static void a_thread_feels_what_a_callback_has_sent(void)
+{
+    uint16_t port;
+    CHECK(netlib_ex_limit(NETLIB_EX_BUFFERED_BYTES_MAX, 2 << 20) == NETLIB_OK);
+    CHECK(netlib_ex_limit(NETLIB_EX_SEND_BYTES_MAX, 2 << 20) == NETLIB_OK);
+    listen_at(&port, on_filling, NULL);
+    peers[0] = connect_plainly(port);
+    peers[1] = connect_plainly(port);
+    run();
+    close(peers[0]);
+    close(peers[1]);
+}
+
+enum { PIECE = 999, PIECES = 700 };
+
+static void *send_piece(void *unused)
+{
+    (void)unused;
+    CHECK(netlib_send(served[0], many + taken, PIECE) == PIECE);
+    taken += PIECE;
+    return NULL;
+}
+
+static void on_pieces(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    (void)data, (void)unused;
+    CHECK(msg == NETLIB_MSG_CONNECT);
+    served[0] = (net_handle_t)handle;
+    for (int at = 0; at < PIECES; at++) {
+        if (at < 200 && at % 50 == 7) {
+            CHECK(pthread_create(&elsewhere, NULL, send_piece, NULL) == 0);
+            CHECK(pthread_join(elsewhere, NULL) == 0);
+        } else {
+            send_piece(NULL);
+        }
+    }
+    CHECK(pthread_create(&elsewhere, NULL, read_all, NULL) == 0);
+    netlib_stop_event();
+}
+
+/* Sends arrive in the order of the calls, whoever makes them, and however many before the loop
+   goes on. */
+static void sends_arrive_in_the_order_of_the_calls(void)
+{
+    uint16_t port;
+    fill_many();
+    listen_at(&port, on_pieces, NULL);
+    peers[0] = connect_plainly(port);
+    run();
+    CHECK(netlib_destroy() == NETLIB_OK);
+    CHECK(pthread_join(elsewhere, NULL) == 0);
+}
+
 static int may_send;
 static int is_sent;
 
@@ -401,6 +481,8 @@ static const struct scenario scenarios[] = {
     SCENARIO(the_total_limit_refuses_and_write_follows),
     SCENARIO(a_thread_feels_a_slow_peer),
     SCENARIO(a_thread_feels_what_is_unread),
+    SCENARIO(a_thread_feels_what_a_callback_has_sent),
+    SCENARIO(sends_arrive_in_the_order_of_the_calls),
     SCENARIO(a_thread_is_told_the_standing),
     SCENARIO(a_long_send_takes_what_fits),
     SCENARIO(a_close_flushes_what_a_thread_has_sent),
