@@ -4,18 +4,18 @@
 //! The example parses linearly. The original's programs move all that follows each PDU; the same
 //! program that does so is compared as well, on either library.
 //!
-//! `cargo bench -p uring-netlib-capi` takes two and a half minutes; `-- surface` does the second part
-//! alone. Each server is a process on one core and the load on another. The load keeps a number of
-//! PDUs in flight on each of 1000 connections and checks every answer. The servers take turns;
-//! medians are told. The server's time per PDU is the figure to trust: PDUs per second depend on the
-//! load and on who else uses the machine.
+//! `cargo bench -p uring-netlib-capi` takes two and a half minutes; `-- surface` does the second
+//! part alone. Each server is a process on one core and the load on another. The load keeps a
+//! number of PDUs in flight on each of 1000 connections and checks every answer. The servers take
+//! turns; medians are told. The server's time per PDU is the figure to trust: PDUs per second
+//! depend on the load and on who else uses the machine.
 //!
 //! What the C surface costs is a small difference of two large times, and with one PDU in flight
 //! most of such a time is the kernel's, which depends on how many PDUs each turn of a loop finds.
 //! So that load comes in waves as well, all connections being written to before any is read from,
-//! and the server in Rust is there twice. Each round gives two differences: of the C surface from the
-//! middle of both, and of one of them from the other, which is nothing but noise. Of both kinds the
-//! median and the quartiles are told.
+//! and the server in Rust is there twice. Each round gives two differences: of the C surface from
+//! the middle of both, and of one of them from the other, which is nothing but noise. Of both kinds
+//! the median and the quartiles are told.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
