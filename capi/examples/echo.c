@@ -93,7 +93,7 @@ static void on_listener(void *data, uint8_t msg, uint32_t handle, void *unused)
     client->handle = (net_handle_t)handle;
     client->start = 0;
     client->end = 0;
-    netlib_option(client->handle, NETLIB_OPT_SET_CALLBACK, (void *)on_client);
+    netlib_option(client->handle, NETLIB_OPT_SET_CALLBACK, (void *)(uintptr_t)on_client);
     netlib_option(client->handle, NETLIB_OPT_SET_CALLBACK_DATA, client);
 }
 

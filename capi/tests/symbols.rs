@@ -1,4 +1,5 @@
-//! What the archive and the shared library export: the functions of the header, and nothing else.
+//! What the archive and the shared library export: the functions of the header, and nothing else;
+//! and that the header declares what the original does.
 
 mod support;
 
@@ -7,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use support::{archive, shared_library};
+use support::{archive, has_command, shared_library};
 
 /// The functions that the header declares.
 fn declared() -> BTreeSet<String> {
@@ -69,4 +70,38 @@ fn the_archive_needs_no_cxx_library() {
     let strong = text.lines().filter(|line| line.contains("_ZNSt") && !line.contains(" w "));
     assert_eq!(strong.collect::<Vec<_>>(), [""; 0]);
     assert!(text.contains(" w _ZNSt7__cxx1112basic_string"), "it looks for the string");
+}
+
+/// The header declares the original's functions and numbers, and is plain C and C++ of any standard
+/// that is in use.
+#[test]
+fn the_header_is_plain_c_and_cxx() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let compilers = [
+        ("gcc", "c", &["c11", "c17", "gnu11"][..]),
+        ("clang", "c", &["c11"]),
+        ("g++", "c++", &["c++11", "c++14", "c++17", "c++20", "gnu++11"]),
+        ("clang++", "c++", &["c++11"]),
+    ];
+    for (compiler, language, standards) in compilers {
+        if !has_command(compiler) {
+            println!("SKIPPED: there is no {compiler}");
+            continue;
+        }
+        for standard in standards {
+            let mut command = Command::new(compiler);
+            command.arg(format!("-std={standard}")).args([
+                "-Wall",
+                "-Wextra",
+                "-pedantic",
+                "-Werror",
+            ]);
+            command
+                .args(["-Wshadow", "-Wconversion", "-fsyntax-only", "-I"])
+                .arg(root.join("include"));
+            command.args(["-x", language]).arg(root.join("tests/c/header.h"));
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{command:?}: {output:?}");
+        }
+    }
 }

@@ -65,6 +65,8 @@ pub fn build_against(language: Language, source: &str, archives: &[&Path]) -> Op
     let mut command = Command::new(compiler);
     command
         .args([standard, "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])
+        // What people start from is to pass whatever they compile with.
+        .args(source.starts_with("examples/").then_some("-pedantic"))
         // A lane with a sanitizer has the programs sanitized as well.
         .args(env::var("NETLIB_CAPI_CFLAGS").unwrap_or_default().split_whitespace())
         .arg("-I")
