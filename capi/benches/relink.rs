@@ -10,12 +10,12 @@
 //! turns; medians are told. The server's time per PDU is the figure to trust: PDUs per second
 //! depend on the load and on who else uses the machine.
 //!
-//! What the C surface costs is a small difference of two large times, and with one PDU in flight
-//! most of such a time is the kernel's, which depends on how many PDUs each turn of a loop finds.
-//! So that load comes in waves as well, all connections being written to before any is read from,
-//! and the server in Rust is there twice. Each round gives two differences: of the C surface from
-//! the middle of both, and of one of them from the other, which is nothing but noise. Of both kinds
-//! the median and the quartiles are told.
+//! What the C surface costs is a small difference of two large times. With one PDU in flight most
+//! of them is the kernel's, which varies by more than that difference from turn to turn, and from
+//! process to process. So the server in Rust is there twice, all are started several times, and
+//! that load comes in waves as well, all connections being written to before any is read from. Each
+//! round gives two differences: of the C surface from the middle of both in Rust, and of one of
+//! them from the other, which is nothing but noise. Of both the median and the quartiles are told.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};

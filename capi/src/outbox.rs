@@ -1,5 +1,5 @@
 //! What is asked of the loop and done later: a ring of fixed size between those who may not touch
-//! the library and the one thread that may.
+//! the library and the one thread that may; and for that one where anything is in it already.
 //!
 //! Any thread puts in, and any signal handler, whatever it has interrupted: putting in takes no
 //! lock, allocates nothing and waits for nobody. Only the owner of the library takes out, and
