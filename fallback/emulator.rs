@@ -176,6 +176,7 @@ impl Epoll {
                     Op::Accept => slot.accept(),
                     Op::Receive => match slot.form {
                         Form::Whole(_) if !may_be_large => {
+                            debug_assert!(!slot.is_postponed, "it waits once");
                             slot.is_postponed = true;
                             self.postponed.push_back(handle);
                             break;

@@ -41,14 +41,25 @@ impl Side {
 /// both.
 pub(crate) fn body(connection: u32, number: u32, len: usize) -> Vec<u8> {
     let mut body = [connection.to_be_bytes(), number.to_be_bytes()].concat();
-    body.extend((0..len).map(|at| pattern(connection, number, at)));
+    body.extend((0..len).map(|at| pattern((connection, number), at)));
     body
 }
 
-/// Never twice the byte of poison in a row.
-fn pattern(connection: u32, number: u32, at: usize) -> u8 {
+/// The bytes of a body that follow from which PDU of which connection it was made for. Never twice
+/// the byte of poison in a row.
+fn pattern((connection, number): Origin, at: usize) -> u8 {
     let seed = connection.wrapping_mul(31).wrapping_add(number.wrapping_mul(7));
     seed.wrapping_add(u32::try_from(at).unwrap_or(0)).to_le_bytes()[0]
+}
+
+/// A connection, and the number of one of its PDUs.
+pub(crate) type Origin = (u32, u32);
+
+/// A PDU that is to come: how long its body is, and where the bytes behind its numbers are from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) len: usize,
+    pub(crate) origin: Origin,
 }
 
 /// One direction of one connection.
@@ -74,8 +85,8 @@ struct End {
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     flows: BTreeMap<(u32, Side), Flow>,
-    /// Lengths of the bodies that are to come.
-    lens: BTreeMap<(u32, Side), VecDeque<usize>>,
+    /// The PDUs that are to come.
+    coming: BTreeMap<(u32, Side), VecDeque<Sent>>,
     /// By the program that owns the handle.
     ends: BTreeMap<(usize, Handle), End>,
     /// Those of them that are open.
@@ -128,25 +139,33 @@ impl Oracle {
         Some((connection, flow.sent))
     }
 
-    pub(crate) fn on_sent(&mut self, connection: u32, side: Side, len: usize) {
+    pub(crate) fn on_sent(&mut self, connection: u32, side: Side, sent: Sent) {
         self.flows.entry((connection, side)).or_default().sent += 1;
-        self.lens.entry((connection, side)).or_default().push_back(len);
+        self.coming.entry((connection, side)).or_default().push_back(sent);
     }
 
-    /// A PDU was delivered to this side.
-    pub(crate) fn on_pdu(&mut self, program: usize, handle: Handle, side: Side, bytes: &[u8]) {
+    /// A PDU was delivered to this side. Where its bytes are from, if that is known.
+    pub(crate) fn on_pdu(
+        &mut self,
+        program: usize,
+        handle: Handle,
+        side: Side,
+        bytes: &[u8],
+    ) -> Option<Origin> {
         self.pdus += 1;
         let end = self.ends.entry((program, handle)).or_default();
         let is_live = end.is_open && !end.is_over;
         let words = bytes.first_chunk::<8>().map(|words| u64::from_be_bytes(*words));
         if !is_live {
-            return self.break_rule(|| format!("C2: a PDU for {handle}, which is not open"));
+            self.break_rule(|| format!("C2: a PDU for {handle}, which is not open"));
+            return None;
         }
         if self.kind == Kind::Corrupt {
-            return;
+            return None;
         }
         let Some(words) = words else {
-            return self.break_rule(|| format!("altered: a PDU of {} bytes", bytes.len()));
+            self.break_rule(|| format!("altered: a PDU of {} bytes", bytes.len()));
+            return None;
         };
         let word = |shift: u32| u32::try_from(words >> shift & 0xFFFF_FFFF).unwrap_or(0);
         let (connection, number) = (word(32), word(0));
@@ -155,17 +174,21 @@ impl Oracle {
         let (expected, sent) = (flow.received, flow.sent);
         flow.received += 1;
         if known != connection || number != expected || number >= sent {
-            return self.break_rule(|| {
+            self.break_rule(|| {
                 format!(
                     "order: PDU {number} of connection {connection} on {handle} of {side:?}, \
                      {expected} of {sent} was next on connection {known}"
                 )
             });
+            return None;
         }
-        let len = self.lens.get_mut(&(connection, side.other())).and_then(VecDeque::pop_front);
-        if len != Some(bytes.len()) || bytes != body(connection, number, bytes.len() - 8) {
+        let coming = self.coming.get_mut(&(connection, side.other()));
+        let Sent { len, origin } = coming.and_then(VecDeque::pop_front)?;
+        let is_same = (bytes[8..].iter().zip(0..)).all(|(byte, at)| *byte == pattern(origin, at));
+        if len != bytes.len() || !is_same {
             self.break_rule(|| format!("altered: PDU {number} of connection {connection}"));
         }
+        Some(origin)
     }
 
     /// A connection, or an attempt, has ended from outside.

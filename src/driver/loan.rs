@@ -4,7 +4,7 @@
 
 use std::ops::{Deref, Range};
 
-use super::{Chunk, Lot};
+use super::{Chunk, Lot, PLACE_LEN};
 
 /// Received bytes that may be lent: they are kept for as long as a loan of them is.
 #[derive(Debug)]
@@ -19,6 +19,12 @@ impl Lender {
     pub(crate) fn of_chunk(chunk: &Chunk) -> Option<Self> {
         let is_worth_it = chunk.len() >= chunk.space_len() / LENDER;
         is_worth_it.then(|| chunk.keep().map(Self::Chunk)).flatten()
+    }
+
+    /// A lender of the lot's bytes, if there are enough of them to be worth a buffer.
+    pub(crate) fn of_lot(lot: &Lot) -> Option<Self> {
+        let is_worth_it = lot.len() >= lot.space_len() / LENDER;
+        is_worth_it.then(|| Self::Lot(lot.clone()))
     }
 
     fn keep(&self) -> Option<Self> {
@@ -49,9 +55,9 @@ impl Lender {
     fn is_little(&self, len: usize) -> bool {
         let whole = match self {
             Self::Chunk(chunk) => chunk.space_len(),
-            Self::Lot(lot) => lot.len(),
+            Self::Lot(lot) => lot.space_len(),
         };
-        len < whole / LITTLE
+        len < (whole / LITTLE).max(PLACE_LEN)
     }
 }
 
@@ -102,7 +108,7 @@ impl Loan {
     }
 }
 
-/// What part of a chunk's buffer is to be filled for its bytes to be lent.
+/// What part of a buffer is to be filled for its bytes to be lent.
 const LENDER: usize = 8;
 
 /// What is little, as a part of a buffer.

@@ -36,6 +36,11 @@ impl Lot {
         Some(self.clone())
     }
 
+    /// How long its buffer is.
+    pub(crate) fn space_len(&self) -> usize {
+        self.0.buffer.capacity()
+    }
+
     /// Whether both are of the same buffer.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.0, &other.0)

@@ -27,6 +27,8 @@ pub(crate) struct Load {
     /// Goes behind everything else, and takes in what follows it where it is. Once something else
     /// comes behind it, it is a part, or own bytes.
     growing: Option<Loan>,
+    /// Whether there was one.
+    has_loans: bool,
     /// The piece that is next, and how many of its bytes have left.
     piece: usize,
     offset: usize,
@@ -75,6 +77,11 @@ impl Outgoing {
         matches!(&self.0, Some(load) if load.growing.is_some())
     }
 
+    /// Whether some of its bytes are lent, or were.
+    pub(crate) const fn has_loans(&self) -> bool {
+        matches!(&self.0, Some(load) if load.has_loans)
+    }
+
     /// Takes in bytes of a lender if they follow those that were lent last. Whether they do.
     pub(crate) fn grow(&mut self, lender: &Lender, range: &Range<u32>) -> bool {
         let growing = self.0.as_mut().and_then(|load| load.growing.as_mut());
@@ -86,6 +93,7 @@ impl Outgoing {
         let load = self.0.get_or_insert_with(load);
         debug_assert!(load.growing.is_none(), "only the last loan grows");
         load.growing = Some(loan);
+        load.has_loans = true;
     }
 
     /// Something else comes next. What was lent last is returned if it is so little that a copy is
@@ -139,6 +147,7 @@ impl Outgoing {
             load.parts_len = 0;
         }
         load.growing = None;
+        load.has_loans = false;
         load.own.clear();
         Some(load)
     }
@@ -158,7 +167,7 @@ impl Load {
         }
     }
 
-    /// Its memory: its own, of own bytes, and of the list of shared bodies.
+    /// Its memory: its own, of own bytes, and of the list of parts.
     pub(crate) const fn memory(&self) -> usize {
         size_of::<Self>() + self.own.capacity() + self.parts.capacity() * size_of::<Part>()
     }

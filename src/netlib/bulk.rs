@@ -85,7 +85,7 @@ impl<A> Netlib<A> {
         }
         socket.bulk.note_lot(buffer.len() < self.reactor.buffer_len / 2);
         let lot = Lot::new(buffer, self.driver.stock().clone());
-        self.reactor.lender = Some(Lender::Lot(lot.clone()));
+        self.reactor.lender = Lender::of_lot(&lot);
         self.deliver(app, handle, &lot);
         self.reactor.lender = None;
     }

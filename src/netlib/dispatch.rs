@@ -87,7 +87,7 @@ impl<A> Netlib<A> {
         self.reactor.stats.bytes_in += chunk.len() as u64;
         socket.pulse.note_received(self.reactor.now_ms);
         socket.fill_meter(self.reactor.now_ms);
-        socket.bulk.note_chunk(chunk.len() == self.reactor.buffer_len);
+        socket.note_chunk(chunk.len() == self.reactor.buffer_len);
         self.reactor.lender = Lender::of_chunk(chunk);
         self.deliver(app, handle, chunk);
         self.reactor.lender = None;

@@ -91,7 +91,8 @@ impl<A> Netlib<A> {
         self.fire_alarms(app);
         self.tell_sets(app);
         self.call_loops(app);
-        // Every chunk of this turn is back, so as many sockets as there are buffers can go on.
+        // Every chunk of this turn is back, but those that are lent to sends: nearly as many
+        // sockets as there are buffers can go on, and the others wait in turn once more.
         self.reactor.feed(&mut self.driver, self.options.pool_buffers.into());
         Ok(())
     }

@@ -113,6 +113,11 @@ impl Backlog {
         }
     }
 
+    /// Whether some of what is pending is lent, which was not counted when it was queued.
+    pub(crate) const fn has_loans(&self) -> bool {
+        self.pending.has_loans()
+    }
+
     /// Something else than what follows in a buffer comes next.
     #[inline(never)]
     fn settle(&mut self, spare: &mut Spare) {
@@ -203,6 +208,10 @@ mod tests {
         backlog.take(&mut Spare::new(Stock::default()))
     }
 
+    fn pattern(range: Range<u32>) -> Vec<u8> {
+        range.map(|at| (at % 251).to_le_bytes()[0]).collect()
+    }
+
     fn small() -> Backlog {
         Backlog::new(BacklogLimits { low: 10, high: 20, max: 40 })
     }
@@ -244,31 +253,35 @@ mod tests {
     /// behind them; each is kept as its own bytes or costs a place.
     #[test]
     fn lent_bytes_keep_their_place() {
-        let (pool, ledger) = (Pool::new(4, 160).unwrap(), Ledger::new());
+        let (pool, ledger) = (Pool::new(4, 1600).unwrap(), Ledger::new());
         let mut chunk = pool.take().unwrap();
-        chunk.space().iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
-        chunk.set_len(160);
+        chunk.space().copy_from_slice(&pattern(0..1600));
+        chunk.set_len(1600);
         let chunk = Lender::Chunk(chunk);
         let spare = &mut Spare::new(Stock::default());
         let mut backlog = Backlog::new(BacklogLimits { low: 1, high: 1 << 20, max: 1 << 20 });
         backlog.pending(1, spare).push(200);
-        backlog.lend(&chunk, 0..20, spare);
+        backlog.lend(&chunk, 0..200, spare);
         assert_eq!(backlog.own_queued(), 1 + PLACE_LEN);
-        backlog.lend(&chunk, 20..40, spare);
-        assert_eq!((backlog.own_queued(), backlog.queued()), (1 + PLACE_LEN, 41));
-        backlog.lend(&chunk, 50..59, spare);
-        assert_eq!(backlog.own_queued(), 1 + PLACE_LEN + 9, "too few to be lent");
+        backlog.lend(&chunk, 200..400, spare);
+        assert_eq!((backlog.own_queued(), backlog.queued()), (1 + PLACE_LEN, 401));
+        backlog.lend(&chunk, 500..590, spare);
+        assert_eq!(backlog.own_queued(), 1 + PLACE_LEN + 90, "too few to be lent");
         backlog.push(Queued::new(&Shared::from(vec![201; 9]), ledger), spare);
-        assert_eq!(backlog.own_queued(), 1 + PLACE_LEN + 9 + PLACE_LEN);
-        backlog.lend(&chunk, 60..100, spare);
+        assert_eq!(backlog.own_queued(), 1 + PLACE_LEN + 90 + PLACE_LEN);
+        backlog.lend(&chunk, 600..1000, spare);
         backlog.pending(1, spare).push(202);
-        backlog.lend(&chunk, 100..160, spare);
+        backlog.lend(&chunk, 1000..1600, spare);
         drop(chunk);
         let outgoing = backlog.take(spare).unwrap();
-        assert_eq!(backlog.own_queued(), 1 + PLACE_LEN + 9 + PLACE_LEN + PLACE_LEN + 1 + PLACE_LEN);
-        let lent = |range: Range<u8>| range.collect::<Vec<u8>>();
-        let expected = [vec![200], lent(0..40), lent(50..59), vec![201; 9], lent(60..100)].concat();
-        let expected = [expected, vec![202], lent(100..160)].concat();
+        assert_eq!(
+            backlog.own_queued(),
+            1 + PLACE_LEN + 90 + PLACE_LEN + PLACE_LEN + 1 + PLACE_LEN
+        );
+        let own = [vec![200], vec![201; 9], vec![202]];
+        let lent = [pattern(0..400), pattern(500..590), pattern(600..1000), pattern(1000..1600)];
+        let expected = [&own[0], &lent[0], &lent[1], &own[1], &lent[2], &own[2], &lent[3]];
+        let expected = expected.map(Vec::as_slice).concat();
         assert_eq!(outgoing.len(), expected.len());
         let flight = Flight::new(outgoing);
         assert_eq!(flight.rest().collect::<Vec<_>>().concat(), expected);
@@ -280,21 +293,21 @@ mod tests {
     /// Bytes of half of the buffers are lent; beyond that they are copied.
     #[test]
     fn half_of_the_buffers_are_lent() {
-        let pool = Pool::new(5, 16).unwrap();
+        let pool = Pool::new(5, 160).unwrap();
         let spare = &mut Spare::new(Stock::default());
         let mut backlog = Backlog::new(BacklogLimits { low: 1, high: 1 << 20, max: 1 << 20 });
         let mut chunks: Vec<Chunk> = (0..5).map(|_| pool.take().unwrap()).collect();
         for (chunk, mark) in chunks.iter_mut().zip(1..) {
             chunk.space().fill(mark);
-            chunk.set_len(16);
+            chunk.set_len(160);
         }
         for chunk in chunks {
-            backlog.lend(&Lender::Chunk(chunk), 0..16, spare);
+            backlog.lend(&Lender::Chunk(chunk), 0..160, spare);
         }
         assert_eq!(pool.free_count(), 3);
-        assert_eq!(backlog.own_queued(), 2 * PLACE_LEN + 3 * 16);
+        assert_eq!(backlog.own_queued(), 2 * PLACE_LEN + 3 * 160);
         let flight = Flight::new(backlog.take(spare).unwrap());
-        let expected = (1..6).flat_map(|mark| [mark; 16]).collect::<Vec<u8>>();
+        let expected = (1..6).flat_map(|mark| [mark; 160]).collect::<Vec<u8>>();
         assert_eq!(flight.rest().collect::<Vec<_>>().concat(), expected);
         drop(flight);
         assert!(pool.take().unwrap().keep().is_some(), "those that came back are lent again");

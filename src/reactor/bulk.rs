@@ -28,7 +28,8 @@ pub(crate) struct Bulk {
     patience: u8,
     /// Pool buffers that were filled in a row.
     filled: u8,
-    /// So many receives of little more, and no flood is expected any longer.
+    /// So many receives of little more, and no flood is expected any longer. After each, less is
+    /// expected of the next.
     flood: u8,
     /// Whether the receive that is outstanding is one into pool buffers.
     is_many: bool,
@@ -60,14 +61,14 @@ impl Bulk {
     }
 
     /// A pool buffer was received, full or not.
-    pub(crate) const fn note_chunk(&mut self, is_full: bool) {
+    const fn note_chunk(&mut self, is_full: bool) {
         self.filled = if is_full { self.filled + 1 } else { 0 };
         if self.filled >= FILLED_MAX {
             if !self.is_much() {
                 self.was_short = false;
             }
             self.filled = 0;
-            self.flood = PATIENCE;
+            self.flood = FLOOD_PATIENCE;
         }
     }
 
@@ -76,7 +77,7 @@ impl Bulk {
         self.flood = match (self.flood, is_little) {
             (0, _) => 0,
             (flood, true) => flood - 1,
-            (_, false) => PATIENCE,
+            (_, false) => FLOOD_PATIENCE,
         };
     }
 
@@ -109,6 +110,11 @@ impl Bulk {
 }
 
 impl<C> Socket<C> {
+    /// A pool buffer was received, full or not. Who is held to a rate floods nobody.
+    pub(crate) const fn note_chunk(&mut self, is_full: bool) {
+        self.bulk.note_chunk(is_full && self.meter.is_none());
+    }
+
     /// How many bytes a buffer is to have in the end that is given to the PDU which has started;
     /// `None` where the next receive is better one of another kind.
     fn room_for_rest(&self) -> Option<usize> {
@@ -125,9 +131,13 @@ impl<C> Socket<C> {
 
     /// How many bytes are received where much is expected: as many as the longest PDU had, or as
     /// some pool buffers have, and a few, so that less comes than there is room for.
-    fn whole_len(&self, flood_len: usize) -> usize {
+    fn whole_len(&self, buffer_len: usize) -> usize {
         let allowed = self.meter.as_ref().map_or(usize::MAX, |meter| meter.bytes_left());
-        let flood_len = if self.bulk.flood > 0 { flood_len } else { 0 };
+        let flood_len = match self.bulk.flood {
+            0 => 0,
+            // What is asked for counts for how many sockets have their turn.
+            flood => (FLOOD_BUFFERS * buffer_len) >> (FLOOD_PATIENCE - flood),
+        };
         (self.bulk.earned as usize)
             .max(flood_len)
             .min(ROOM_MAX)
@@ -166,7 +176,7 @@ impl<C> Reactor<C> {
     fn receive_large<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         let Some(room) = socket.room_for_rest() else {
-            let len = socket.whole_len(FLOOD_BUFFERS * self.buffer_len);
+            let len = socket.whole_len(self.buffer_len);
             self.tighten(handle);
             return driver.receive_whole(handle, len);
         };
@@ -221,6 +231,9 @@ const FILLED_MAX: u8 = 3;
 /// How many bytes of a flood are received at once, in pool buffers.
 const FLOOD_BUFFERS: usize = 4;
 
+/// So many receives of little in a row, and a flood is over.
+const FLOOD_PATIENCE: u8 = 4;
+
 /// So many small PDUs in a row, and a connection counts as one of small PDUs again.
 const PATIENCE: u8 = 8;
 
@@ -230,7 +243,7 @@ mod tests {
 
     use super::*;
     use crate::driver::{Family, Stock};
-    use crate::options::Options;
+    use crate::options::{Limits, Options, Rate};
     use crate::reactor::socket::Settings;
 
     const LARGE_LEN: usize = 1000;
@@ -265,7 +278,7 @@ mod tests {
         assert!(bulk.is_much() && !bulk.is_on(), "of large PDUs nothing is known");
         for _ in 0..3 {
             bulk.note_lot(false);
-            for _ in 1..PATIENCE {
+            for _ in 1..FLOOD_PATIENCE {
                 bulk.note_lot(true);
                 assert!(bulk.is_much());
             }
@@ -298,6 +311,24 @@ mod tests {
         let socket = Socket::new(State::Connected, Family::Inet, ((), 0), settings);
         let handle = reactor.insert(socket).unwrap();
         (reactor, handle)
+    }
+
+    /// Who is held to a rate floods nobody.
+    #[test]
+    fn no_flood_is_expected_of_who_is_held_to_a_rate() {
+        let (mut reactor, handle) = reactor();
+        let socket = reactor.sockets.find_mut(handle).unwrap();
+        let limits = Limits::new().bytes(Rate::per_second(1 << 20));
+        socket.set_limits(Rc::new(limits), 0);
+        for _ in 0..3 * FILLED_MAX {
+            socket.note_chunk(true);
+        }
+        assert!(!socket.bulk.is_much());
+        socket.set_limits(Rc::new(Limits::new()), 0);
+        for _ in 0..FILLED_MAX {
+            socket.note_chunk(true);
+        }
+        assert!(socket.bulk.is_much());
     }
 
     /// A few bytes do not sit in a large buffer, of which only they would be counted.

@@ -21,7 +21,10 @@ impl<C> Reactor<C> {
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<SendStatus, SendError> {
         let charge = Charge { own: len, shared: 0, max: self.sendable_max() };
-        self.admit(handle, len, charge, |backlog, spare, _| write(backlog.pending(len, spare)))
+        self.admit(handle, len, charge, |backlog, spare, _| {
+            write(backlog.pending(len, spare));
+            len
+        })
     }
 
     /// Queues bytes: a copy, or by reference where they are of what is being delivered.
@@ -30,16 +33,17 @@ impl<C> Reactor<C> {
         handle: Handle,
         bytes: &[u8],
     ) -> Result<SendStatus, SendError> {
-        // No less than they may come to, if they are copied in the end.
+        // At most: as a loan they take less, which is found out when all of the turn's are known.
         let charge = Charge { own: bytes.len(), shared: 0, max: self.sendable_max() };
         self.admit(handle, bytes.len(), charge, |backlog, spare, lender| {
             if let Some(lender) = lender
                 && let Some(range) = lender.position_of(bytes)
             {
                 backlog.lend(lender, range, spare);
-            } else {
-                backlog.pending(bytes.len(), spare).extend_from_slice(bytes);
+                return 0;
             }
+            backlog.pending(bytes.len(), spare).extend_from_slice(bytes);
+            bytes.len()
         })
     }
 
@@ -53,6 +57,7 @@ impl<C> Reactor<C> {
         let charge = Charge { own: len, shared: 0, max: usize::MAX };
         self.admit(handle, len, charge, |backlog, spare, _| {
             backlog.pending(len, spare).extend_from_slice(bytes);
+            len
         })
     }
 
@@ -71,6 +76,7 @@ impl<C> Reactor<C> {
         let charge = Charge { own: PLACE_LEN, shared: body_len, max: self.sendable_max() };
         self.admit(handle, len, charge, |backlog, spare, _| {
             backlog.push(Queued::new(shared, ledger), spare);
+            PLACE_LEN
         })
     }
 
@@ -158,15 +164,15 @@ impl<C> Reactor<C> {
         Some(handle)
     }
 
-    /// Lets `append` queue `len` bytes, if there is room for them. The one way in, as
-    /// [`recycle`](Self::recycle) is the way out.
+    /// Lets `append` queue `len` bytes, if there is room for them, and tell how many are counted
+    /// for the socket alone. The one way in, as [`recycle`](Self::recycle) is the way out.
     #[inline]
     fn admit(
         &mut self,
         handle: Handle,
         len: usize,
         Charge { own, shared, max }: Charge,
-        append: impl FnOnce(&mut Backlog, &mut Spare, Option<&Lender>),
+        append: impl FnOnce(&mut Backlog, &mut Spare, Option<&Lender>) -> usize,
     ) -> Result<SendStatus, SendError> {
         let buffered = self.buffered.saturating_add(own + shared);
         let socket = sendable(&mut self.sockets, handle)?;
@@ -181,9 +187,9 @@ impl<C> Reactor<C> {
             return Err(self.refuse_crowded(handle, len, own + shared));
         }
         socket.pulse.note_sent(self.now_ms);
-        append(&mut socket.backlog, &mut self.spare, self.lender.as_ref());
-        socket.counted += own;
-        self.buffered = buffered;
+        let counted = append(&mut socket.backlog, &mut self.spare, self.lender.as_ref());
+        socket.counted += counted;
+        self.buffered += counted + shared;
         self.stats.messages_out += 1;
         if !socket.is_dirty {
             socket.is_dirty = true;
@@ -215,7 +221,7 @@ impl<C> Reactor<C> {
 
 /// What is kept once bytes are queued, and was not before.
 struct Charge {
-    /// Bytes that are kept for that socket alone.
+    /// Bytes that are kept for that socket alone, at most.
     own: usize,
     /// Those of a body that others share.
     shared: usize,

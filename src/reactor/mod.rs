@@ -192,6 +192,9 @@ impl<C> Reactor<C> {
         for handle in dirty.drain(..) {
             let Some(socket) = self.sockets.find_mut(handle) else { continue };
             socket.is_dirty = false;
+            if socket.backlog.has_loans() {
+                self.buffered = self.buffered - socket.counted + socket.count();
+            }
             let may_send = matches!(socket.state(), State::Connected | State::Flushing);
             if !may_send || socket.broken().is_some() {
                 continue;
@@ -269,8 +272,6 @@ impl<C> Reactor<C> {
     }
 
     fn feed_starved<D: Driver>(&mut self, driver: &mut D, mut buffers: usize) {
-        // Those that sends read from are not back.
-        buffers = buffers.saturating_sub(driver.counters().buffers_lent as usize);
         while buffers > 0
             && let Some(handle) = self.starved.pop_front()
         {
