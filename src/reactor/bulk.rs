@@ -63,7 +63,7 @@ impl Bulk {
     /// A pool buffer was received, full or not.
     const fn note_chunk(&mut self, is_full: bool) {
         self.filled = if is_full { self.filled + 1 } else { 0 };
-        if self.filled >= FILLED_MAX {
+        if self.filled >= FLOOD_BUFFERS {
             if !self.is_much() {
                 self.was_short = false;
             }
@@ -136,7 +136,7 @@ impl<C> Socket<C> {
         let flood_len = match self.bulk.flood {
             0 => 0,
             // What is asked for counts for how many sockets have their turn.
-            flood => (FLOOD_BUFFERS * buffer_len) >> (FLOOD_PATIENCE - flood),
+            flood => (usize::from(FLOOD_BUFFERS) * buffer_len) >> (FLOOD_PATIENCE - flood),
         };
         (self.bulk.earned as usize)
             .max(flood_len)
@@ -225,11 +225,9 @@ pub(crate) const TAIL_LEN: usize = 1024;
 /// The most room that one PDU is given; what is longer is received in parts.
 const ROOM_MAX: usize = 1 << 30;
 
-/// So many pool buffers that are full make a flood.
-const FILLED_MAX: u8 = 3;
-
-/// How many bytes of a flood are received at once, in pool buffers.
-const FLOOD_BUFFERS: usize = 4;
+/// How many bytes of a flood are received at once, in pool buffers; and so many that are full, one
+/// after the other, make a flood.
+const FLOOD_BUFFERS: u8 = 4;
 
 /// So many receives of little in a row, and a flood is over.
 const FLOOD_PATIENCE: u8 = 4;
@@ -270,7 +268,7 @@ mod tests {
     #[test]
     fn a_flood_is_full_buffers_in_a_row() {
         let mut bulk = Bulk::default();
-        for is_full in [true, true, false, true, true] {
+        for is_full in [true, true, true, false, true, true, true] {
             bulk.note_chunk(is_full);
             assert!(!bulk.is_much());
         }
@@ -320,12 +318,12 @@ mod tests {
         let socket = reactor.sockets.find_mut(handle).unwrap();
         let limits = Limits::new().bytes(Rate::per_second(1 << 20));
         socket.set_limits(Rc::new(limits), 0);
-        for _ in 0..3 * FILLED_MAX {
+        for _ in 0..3 * FLOOD_BUFFERS {
             socket.note_chunk(true);
         }
         assert!(!socket.bulk.is_much());
         socket.set_limits(Rc::new(Limits::new()), 0);
-        for _ in 0..FILLED_MAX {
+        for _ in 0..FLOOD_BUFFERS {
             socket.note_chunk(true);
         }
         assert!(socket.bulk.is_much());
