@@ -258,6 +258,11 @@ fn a_flood_waits_in_lots() {
         relay.write(&bytes, pdus);
         let kept = relay.world.net.stats().buffered_bytes - before;
         assert!(kept < 300 << 10, "{kept} bytes are copies");
+        // No more than 2 MiB of lots are kept; what comes then is copied, and counts.
+        let (bytes, pdus) = flood(3 << 20);
+        relay.write(&bytes, pdus);
+        let kept = relay.world.net.stats().buffered_bytes - before;
+        assert!((3 << 19..3 << 20).contains(&kept), "{kept} bytes are kept");
         arms(&mut relay);
         assert_eq!(arms(&mut relay), usual, "the flood is over");
         relay.finish();

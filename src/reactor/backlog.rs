@@ -98,19 +98,19 @@ impl Backlog {
     }
 
     /// Queues received bytes, which were admitted, where they are; or a copy of them where too many
-    /// buffers are kept already.
-    pub(crate) fn lend(&mut self, lender: &Lender, range: Range<u32>, spare: &mut Spare) {
+    /// buffers are kept already. How many were copied.
+    pub(crate) fn lend(&mut self, lender: &Lender, range: Range<u32>, spare: &mut Spare) -> usize {
         if self.pending.grow(lender, &range) {
-            return;
+            return 0;
         }
         self.settle(spare);
-        match Loan::new(lender, range.clone()) {
-            Some(loan) => self.pending.lend(loan, || spare.take_load()),
-            None => {
-                let bytes = &lender[range.start as usize..range.end as usize];
-                self.own(bytes.len(), spare).extend_from_slice(bytes);
-            }
+        if let Some(loan) = Loan::new(lender, range.clone()) {
+            self.pending.lend(loan, || spare.take_load());
+            return 0;
         }
+        let bytes = &lender[range.start as usize..range.end as usize];
+        self.own(bytes.len(), spare).extend_from_slice(bytes);
+        bytes.len()
     }
 
     /// Whether some of what is pending is lent, which was not counted when it was queued.
@@ -301,9 +301,9 @@ mod tests {
             chunk.space().fill(mark);
             chunk.set_len(160);
         }
-        for chunk in chunks {
-            backlog.lend(&Lender::Chunk(chunk), 0..160, spare);
-        }
+        let lend = |chunk| backlog.lend(&Lender::Chunk(chunk), 0..160, spare);
+        let copied: usize = chunks.into_iter().map(lend).sum();
+        assert_eq!(copied, 3 * 160);
         assert_eq!(pool.free_count(), 3);
         assert_eq!(backlog.own_queued(), 2 * PLACE_LEN + 3 * 160);
         let flight = Flight::new(backlog.take(spare).unwrap());

@@ -39,8 +39,7 @@ impl<C> Reactor<C> {
             if let Some(lender) = lender
                 && let Some(range) = lender.position_of(bytes)
             {
-                backlog.lend(lender, range, spare);
-                return 0;
+                return backlog.lend(lender, range, spare);
             }
             backlog.pending(bytes.len(), spare).extend_from_slice(bytes);
             bytes.len()
