@@ -111,8 +111,9 @@ fn errno_of(error: &BuildError) -> Failure {
     }
 }
 
-/// The runtime keeps an eighth for what it receives, and cannot refuse. What is in the outbox may
-/// turn out to need it, as what was received since has taken its room.
+/// The runtime keeps an eighth for what it receives, and cannot refuse. No room is promised twice,
+/// but what is in the outbox may turn out to need that eighth, as what was received since has taken
+/// its room. Not so what is in the tray, which is emptied before more is received.
 const BUFFERED_BYTES_LEAST: u64 = 8 * OUTBOX_LEN as u64;
 
 // The header has these numbers as `NETLIB_EX_*`.

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 /// What is asked for.
@@ -34,65 +34,79 @@ pub(crate) enum Request<'a> {
 /// header is zero is one that somebody is still writing.
 pub(crate) struct Outbox {
     words: [AtomicU64; WORDS],
-    /// Where the words that are claimed begin and end, as the upper and the lower half. They are
-    /// one number, so that an empty ring can start from its beginning again, which keeps those few
-    /// words in the core's cache.
+    /// A [`Span`], in one number: so that an empty ring can start from its beginning again, which
+    /// keeps those few words in the core's cache, and so that nobody claims by a promise that the
+    /// owner has taken back.
     span: AtomicU64,
-    /// Words that may be claimed by sends. The sockets have room for so many in all: those that
-    /// are claimed are promised.
-    promised_max: AtomicU32,
 }
 
-/// The words that are claimed. Both count on and wrap; places are what is left by `WORDS`.
+/// The words that are claimed, in 32, 16 and 16 bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Span {
-    head: u32,
-    tail: u32,
+    /// Words that may be claimed by sends. The sockets have room for so many in all: those that
+    /// are claimed are promised.
+    promised_max: u32,
+    /// Where they begin and end. Both count on and wrap; places are what is left by `WORDS`.
+    head: u16,
+    tail: u16,
 }
 
 impl Span {
-    #[expect(clippy::cast_possible_truncation, reason = "the low half is the tail")]
+    #[expect(clippy::cast_possible_truncation, reason = "it is cut into its parts")]
     const fn unpack(span: u64) -> Self {
-        Self { head: (span >> 32) as u32, tail: span as u32 }
+        Self { promised_max: (span >> 32) as u32, head: (span >> 16) as u16, tail: span as u16 }
     }
 
     fn pack(self) -> u64 {
-        u64::from(self.head) << 32 | u64::from(self.tail)
+        u64::from(self.promised_max) << 32 | u64::from(self.head) << 16 | u64::from(self.tail)
+    }
+
+    const fn is_empty(self) -> bool {
+        self.head == self.tail
+    }
+
+    const fn len(self) -> usize {
+        self.tail.wrapping_sub(self.head) as usize
     }
 }
 
 impl Outbox {
     pub(crate) const fn new() -> Self {
-        Self {
-            words: [const { AtomicU64::new(0) }; WORDS],
-            span: AtomicU64::new(0),
-            promised_max: AtomicU32::new(0),
-        }
+        Self { words: [const { AtomicU64::new(0) }; WORDS], span: AtomicU64::new(0) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let span = Span::unpack(self.span.load(Ordering::Relaxed));
-        span.head == span.tail
+        Span::unpack(self.span.load(Ordering::Relaxed)).is_empty()
     }
 
-    /// Bytes that are waiting, or will in a moment, or somewhat less: headers count as well.
-    pub(crate) fn len(&self) -> usize {
-        let span = Span::unpack(self.span.load(Ordering::Acquire));
-        span.tail.wrapping_sub(span.head) as usize * 8
-    }
-
-    /// There is room for so many bytes, for all sockets together, once those that wait are sent.
+    /// There is room for so many bytes, for all sockets together, those that wait included.
     /// Only the owner knows, and what it does not know is not promised.
+    #[inline]
     pub(crate) fn set_room(&self, bytes: usize) {
-        let words = u32::try_from(bytes / 8).unwrap_or(u32::MAX);
-        self.promised_max.store(words, Ordering::Release);
+        self.promise(|_| Some(bytes));
+    }
+
+    /// The same, if nothing waits; whether that is so. The owner, who is about to use room up, lets
+    /// nobody else have it any more.
+    #[inline]
+    pub(crate) fn set_room_if_empty(&self, bytes: usize) -> bool {
+        self.promise(|span| span.is_empty().then_some(bytes))
+    }
+
+    /// Of `room` bytes in all, leaves those that wait to them, and up to `len` of the others to the
+    /// owner; how many these are.
+    pub(crate) fn set_aside(&self, room: usize, len: usize) -> usize {
+        let mut aside = 0;
+        self.promise(|span| {
+            aside = len.min(room.saturating_sub(span.len() * 8));
+            Some(room - aside)
+        });
+        aside
     }
 
     /// Puts bytes in, all of them or none; whether there was room.
     pub(crate) fn push_send(&self, number: i32, bytes: &[u8]) -> bool {
-        let max = self.promised_max.load(Ordering::Acquire) as usize;
-        let len = 1 + bytes.len().div_ceil(8);
-        let Some(at) = self.claim(len, max.min(WORDS)) else { return false };
+        let Some(at) = self.claim(SEND, 1 + bytes.len().div_ceil(8)) else { return false };
         let (whole, rest) = bytes.as_chunks::<8>();
         for (word, bytes) in self.words[at + 1..].iter().zip(whole) {
             word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
@@ -119,7 +133,7 @@ impl Outbox {
     /// Takes out what was put in before this call. `scratch` is memory to work with. If `act`
     /// panics, the request in hand is done with, and the others wait for the next time.
     pub(crate) fn drain(&self, scratch: &mut Vec<u8>, mut act: impl FnMut(Request<'_>)) {
-        let Span { head, tail } = Span::unpack(self.span.load(Ordering::Acquire));
+        let Span { head, tail, .. } = Span::unpack(self.span.load(Ordering::Acquire));
         let mut drained = Drained { outbox: self, head };
         while drained.head != tail {
             let at = place_of(drained.head);
@@ -173,7 +187,7 @@ impl Outbox {
     }
 
     fn push_words(&self, kind: u64, payload: [u64; 3]) -> bool {
-        let Some(at) = self.claim(1 + payload.len(), WORDS) else { return false };
+        let Some(at) = self.claim(kind, 1 + payload.len()) else { return false };
         for (word, value) in self.words[at + 1..].iter().zip(payload) {
             word.store(value, Ordering::Relaxed);
         }
@@ -181,52 +195,70 @@ impl Outbox {
         true
     }
 
-    /// The place of an entry of so many words, which nobody else writes to, if no more than `max`
-    /// are claimed with it.
-    fn claim(&self, words: usize, max: usize) -> Option<usize> {
-        let mut span = self.span.load(Ordering::Acquire);
+    /// Promises so much as `room_at` says, in bytes, if it says so; whether it did.
+    #[inline]
+    fn promise(&self, mut room_at: impl FnMut(Span) -> Option<usize>) -> bool {
+        let mut bits = self.span.load(Ordering::Acquire);
         loop {
-            let Span { head, tail } = Span::unpack(span);
-            let at = place_of(tail);
+            let span = Span::unpack(bits);
+            let Some(room) = room_at(span) else { return false };
+            let promised_max = u32::from(count_of((room / 8).min(WORDS)));
+            // Where there is plenty for the whole ring it stays the same, and costs no more.
+            if span.promised_max == promised_max {
+                return true;
+            }
+            match self.exchange(bits, Span { promised_max, ..span }) {
+                Ok(_) => return true,
+                Err(newer) => bits = newer,
+            }
+        }
+    }
+
+    /// The place of an entry of so many words, which nobody else writes to, if there is room.
+    fn claim(&self, kind: u64, words: usize) -> Option<usize> {
+        let mut bits = self.span.load(Ordering::Acquire);
+        loop {
+            let span = Span::unpack(bits);
+            let max = if kind == SEND { span.promised_max as usize } else { WORDS };
+            let at = place_of(span.tail);
             // An entry does not straddle the end.
             let padding = if words > WORDS - at { WORDS - at } else { 0 };
             let claimed = padding + words;
-            if tail.wrapping_sub(head) as usize + claimed > max {
+            if span.len() + claimed > max {
                 return None;
             }
-            let next = Span { head, tail: tail.wrapping_add(count_of(claimed)) };
-            let claim = self.span.compare_exchange_weak(
-                span,
-                next.pack(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            );
-            match claim {
+            let tail = span.tail.wrapping_add(count_of(claimed));
+            match self.exchange(bits, Span { tail, ..span }) {
                 Ok(_) if padding > 0 => {
                     self.words[at].store(PADDING | (padding as u64) << 32, Ordering::Release);
                     return Some(0);
                 }
                 Ok(_) => return Some(at),
-                Err(newer) => span = newer,
+                Err(newer) => bits = newer,
             }
         }
+    }
+
+    fn exchange(&self, known: u64, next: Span) -> Result<u64, u64> {
+        let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        self.span.compare_exchange_weak(known, next.pack(), order, failed)
     }
 }
 
 /// What has been taken out, up to `head`, is free when this goes.
 struct Drained<'a> {
     outbox: &'a Outbox,
-    head: u32,
+    head: u16,
 }
 
 impl Drop for Drained<'_> {
     fn drop(&mut self) {
         let head = self.head;
         // Who claims a place after this sees that its words are zero.
-        let release = |span| {
-            let Span { tail, .. } = Span::unpack(span);
-            let left = if head == tail { Span { head: 0, tail: 0 } } else { Span { head, tail } };
-            Some(left.pack())
+        let release = |bits| {
+            let span = Span::unpack(bits);
+            let (head, tail) = if head == span.tail { (0, 0) } else { (head, span.tail) };
+            Some(Span { head, tail, ..span }.pack())
         };
         let _ = self.outbox.span.fetch_update(Ordering::AcqRel, Ordering::Acquire, release);
     }
@@ -262,12 +294,12 @@ const fn words_of(header: u64) -> usize {
     }
 }
 
-const fn place_of(count: u32) -> usize {
+const fn place_of(count: u16) -> usize {
     count as usize % WORDS
 }
 
-fn count_of(words: usize) -> u32 {
-    u32::try_from(words).expect("the ring is shorter than that")
+fn count_of(words: usize) -> u16 {
+    u16::try_from(words).expect("the ring is shorter than that")
 }
 
 /// Bytes that wait at most, headers included.
@@ -377,9 +409,45 @@ mod tests {
         assert!(outbox.push_send(1, b"sixteen of bytes"));
         assert!(!outbox.push_send(1, b"sixteen of bytes"), "those that wait count");
         assert!(outbox.push_delete(1, 2));
-        assert!(outbox.len() >= 16);
+        assert!(!outbox.is_empty());
         outbox.drain(&mut Vec::new(), |_| ());
         assert!(outbox.push_send(1, b"sixteen of bytes"));
+    }
+
+    /// The owner takes what is promised to nobody, and only while nothing waits where that matters.
+    #[test]
+    fn the_owner_takes_what_nobody_was_promised() {
+        let outbox = Box::new(Outbox::new());
+        assert_eq!(outbox.set_aside(100, 20), 20);
+        assert!(outbox.push_send(1, &[0; 72]), "80 are left");
+        assert_eq!(outbox.set_aside(100, 30), 20, "80 wait");
+        assert!(!outbox.push_send(1, &[]));
+        assert!(!outbox.set_room_if_empty(100));
+        assert!(!outbox.push_send(1, &[]), "that changed nothing");
+        outbox.drain(&mut Vec::new(), |_| ());
+        assert!(outbox.set_room_if_empty(15));
+        assert!(!outbox.push_send(1, b"x"));
+        assert!(outbox.set_room_if_empty(16));
+        assert!(outbox.push_send(1, b"x"));
+        assert_eq!(outbox.set_aside(8, 1), 0, "more waits than there is room for by now");
+    }
+
+    /// Who puts something in while the owner looks is seen, and keeps its room.
+    #[test]
+    fn the_owner_looks_again() {
+        let outbox = Box::new(Outbox::new());
+        outbox.set_room(100);
+        let mut looks = Vec::new();
+        let is_done = outbox.promise(|span| {
+            looks.push(span.len());
+            if looks.len() == 1 {
+                assert!(outbox.push_send(1, b"x"), "the room is promised still");
+            }
+            span.is_empty().then_some(8)
+        });
+        assert!(!is_done);
+        assert_eq!(looks, [0, 2]);
+        assert!(outbox.push_send(1, b"x"), "nothing has changed");
     }
 
     /// A panic takes the request in hand with it, and neither those before nor those behind.

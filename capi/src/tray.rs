@@ -66,8 +66,14 @@ impl Tray {
         self.end - self.start
     }
 
+    /// How much longer it is with so many bytes more.
+    #[inline]
+    pub(crate) const fn len_of(bytes_len: usize) -> usize {
+        HEADER_LEN.saturating_add(bytes_len)
+    }
+
     fn end_of(&self, len: usize) -> Option<usize> {
-        let end = self.end.checked_add(HEADER_LEN)?.checked_add(len)?;
+        let end = self.end.checked_add(Self::len_of(len))?;
         (end <= TRAY_LEN).then_some(end)
     }
 }

@@ -11,6 +11,7 @@ use crate::foreign::Failure;
 use crate::lend::{self, BOARD, OUTBOX};
 use crate::numbers::Numbers;
 use crate::outbox::Request;
+use crate::tray::Tray;
 
 impl Layer {
     /// Takes a short send of the owner's, all of it or none; whether it did. Allocates nothing, as
@@ -23,16 +24,21 @@ impl Layer {
         bytes: &[u8],
     ) -> Result<bool, Failure> {
         let total = net.sendable_bytes().saturating_sub(self.tray.len());
-        // What is in the outbox comes first, so what follows goes there as well.
-        if !OUTBOX.is_empty() || bytes.len() > total || !self.tray.has_room(bytes.len()) {
+        if bytes.len() > total || !self.tray.has_room(bytes.len()) {
             return Ok(false);
         }
-        let is_taken = BOARD.take_whole(number, bytes.len())?;
-        if is_taken && !bytes.is_empty() {
+        // What is in the outbox comes first, so what follows goes there as well. Nobody is promised
+        // this room any more from the moment that it was empty.
+        if !OUTBOX.set_room_if_empty(total.saturating_sub(Tray::len_of(bytes.len()))) {
+            return Ok(false);
+        }
+        let taken = BOARD.take_whole(number, bytes.len());
+        if taken == Ok(true) && !bytes.is_empty() {
             self.tray.push(number, bytes);
+        } else {
             self.publish_room(net);
         }
-        Ok(is_taken)
+        taken
     }
 
     /// Takes as many bytes as there is room for, past the outbox and behind what is in it.
@@ -44,22 +50,14 @@ impl Layer {
     ) -> Result<usize, Failure> {
         self.apply(net);
         self.renew(net, number);
-        // Others may put in more meanwhile, for which the runtime has room that it does not tell.
-        let total = net.sendable_bytes().saturating_sub(OUTBOX.len());
-        let taken = BOARD.take(number, bytes.len().min(total), Way::Direct)?;
-        if taken < bytes.len() {
+        // Others may put in more meanwhile, so they are told at the same time that this is gone.
+        let len = OUTBOX.set_aside(net.sendable_bytes(), bytes.len());
+        let taken = self.send_aside(net, number, &bytes[..len]);
+        self.publish_room(net);
+        if taken? < bytes.len() {
             BOARD.refuse(number);
         }
-        if taken > 0 {
-            let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
-            match net.send_promised(socket.handle, &bytes[..taken]) {
-                Ok(_) => {}
-                Err(SendError::Stale | SendError::NotConnected) => return Err(libc::EPIPE),
-                Err(error) => unreachable!("room was taken for it: {error}"),
-            }
-            self.publish_room(net);
-        }
-        Ok(taken)
+        taken
     }
 
     /// Finds out how many bytes there is room for, for this handle and for all.
@@ -91,12 +89,31 @@ impl Layer {
         }
     }
 
+    /// Takes as many bytes as this handle has room for.
+    fn send_aside(
+        &mut self,
+        net: &mut Netlib<Self>,
+        number: i32,
+        bytes: &[u8],
+    ) -> Result<usize, Failure> {
+        let taken = BOARD.take(number, bytes.len(), Way::Direct)?;
+        if taken > 0 {
+            let socket = self.sockets.find_mut(number).ok_or(libc::EBADF)?;
+            match net.send_promised(socket.handle, &bytes[..taken]) {
+                Ok(_) => {}
+                Err(SendError::Stale | SendError::NotConnected) => return Err(libc::EPIPE),
+                Err(error) => unreachable!("room was taken for it: {error}"),
+            }
+        }
+        Ok(taken)
+    }
+
     fn empty_tray(&mut self, net: &mut Netlib<Self>) {
         while let Some((number, bytes)) = self.tray.pop() {
             let room = hand_over(&mut self.sockets, net, number, bytes);
             self.renew_if_low(net, number, room);
         }
-        // The room is what it was told to be when these bytes went into the tray.
+        // There is no less room than was told when these bytes went into the tray.
     }
 
     fn empty_outbox(&mut self, net: &mut Netlib<Self>) {
