@@ -93,6 +93,7 @@ scenarios! {
     a_thread_feels_a_slow_peer,
     a_thread_feels_what_is_unread,
     a_thread_feels_what_a_callback_has_sent,
+    a_callback_sees_what_the_one_before_has_sent,
     sends_arrive_in_the_order_of_the_calls,
     a_thread_is_told_the_standing,
     a_long_send_takes_what_fits,

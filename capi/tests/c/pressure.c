@@ -177,6 +177,8 @@ static void on_filling(void *data, uint8_t msg, uint32_t handle, void *unused)
         CHECK(netlib_send(served[1], many, 5000) == 5000);
         CHECK(pthread_create(&elsewhere, NULL, send_little_in_vain, NULL) == 0);
         CHECK(pthread_join(elsewhere, NULL) == 0);
+        /* Nor has the callback more than the eight bytes that are left. */
+        CHECK(netlib_send(served[1], many, 100) == 8);
         netlib_stop_event();
     }
 }
@@ -188,6 +190,56 @@ static void a_thread_feels_what_a_callback_has_sent(void)
     CHECK(netlib_ex_limit(NETLIB_EX_BUFFERED_BYTES_MAX, 2 << 20) == NETLIB_OK);
     CHECK(netlib_ex_limit(NETLIB_EX_SEND_BYTES_MAX, 2 << 20) == NETLIB_OK);
     listen_at(&port, on_filling, NULL);
+    peers[0] = connect_plainly(port);
+    peers[1] = connect_plainly(port);
+    run();
+    close(peers[0]);
+    close(peers[1]);
+}
+
+static long stat_of(const char *name)
+{
+    char stats[1024];
+    CHECK(netlib_ex_stats(stats, sizeof stats) < (int)sizeof stats);
+    return atol(strstr(stats, name) + strlen(name));
+}
+
+static void write_to_both(void)
+{
+    CHECK(write(peers[0], "?", 1) == 1);
+    CHECK(write(peers[1], "?", 1) == 1);
+}
+
+/* Answers two connections at once, which may come in one turn or in two. */
+static void on_pair(void *data, uint8_t msg, uint32_t handle, void *unused)
+{
+    static long turn;
+    static int answered, tries;
+    (void)data, (void)unused;
+    if (msg == NETLIB_MSG_CONNECT && ++served_count == 2) {
+        write_to_both();
+    }
+    if (msg != NETLIB_MSG_READ) {
+        return;
+    }
+    CHECK(drain((net_handle_t)handle) == 1);
+    if (++answered % 2 == 1) {
+        turn = stat_of("turns=");
+        CHECK(netlib_send((net_handle_t)handle, many, 100) == 100);
+    } else if (stat_of("turns=") == turn) {
+        CHECK(stat_of("buffered_bytes=") == 100);
+        netlib_stop_event();
+    } else {
+        CHECK(++tries < 100);
+        write_to_both();
+    }
+}
+
+/* What a callback has sent is counted when the next one comes, in the same turn. */
+static void a_callback_sees_what_the_one_before_has_sent(void)
+{
+    uint16_t port;
+    listen_at(&port, on_pair, NULL);
     peers[0] = connect_plainly(port);
     peers[1] = connect_plainly(port);
     run();
@@ -482,6 +534,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(a_thread_feels_a_slow_peer),
     SCENARIO(a_thread_feels_what_is_unread),
     SCENARIO(a_thread_feels_what_a_callback_has_sent),
+    SCENARIO(a_callback_sees_what_the_one_before_has_sent),
     SCENARIO(sends_arrive_in_the_order_of_the_calls),
     SCENARIO(a_thread_is_told_the_standing),
     SCENARIO(a_long_send_takes_what_fits),
