@@ -185,10 +185,12 @@ impl Layer {
         // Nobody takes room for it any more. Who has taken some puts its bytes in or gives it
         // back, and waits for nobody: not even for the outbox, which is emptied meanwhile.
         BOARD.close(number);
-        self.apply(net);
-        while BOARD.has_boxed(number) {
-            thread::yield_now();
+        loop {
             self.apply(net);
+            if !BOARD.has_boxed(number) {
+                break;
+            }
+            thread::yield_now();
         }
         BOARD.clear(number);
         let socket = self.take_out(number).ok_or(libc::EBADF)?;
