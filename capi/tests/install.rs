@@ -43,6 +43,18 @@ fn a_program_is_built_by_what_pkg_config_says() {
     fs::remove_dir_all(prefix).unwrap();
 }
 
+/// What it does not know it does not take for a folder, and answers with its usage.
+#[test]
+fn an_unknown_option_is_answered_with_the_usage() {
+    let install = Path::new(env!("CARGO_MANIFEST_DIR")).join("install");
+    for arguments in [&["--help"][..], &["-h"], &["--from", "no/folder", "--prefix=here"], &[]] {
+        let output = Command::new(&install).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        assert!(output.stderr.starts_with(b"usage: capi/install "), "{output:?}");
+    }
+}
+
 /// In front of an archive with another netlib, this one takes its place.
 #[test]
 fn the_archive_takes_the_place_of_one_behind_it() {
