@@ -75,7 +75,8 @@ typedef int net_handle_t;
 /*
  * Called by the loop with the data it was registered with. pParam is null. An exception that
  * leaves it ends the process with a message; longjmp out of it is not possible. It may end the
- * process by exit, but what it has sent by then is lost: the loop sends when it has returned.
+ * process by exit, but what it and those before it in this turn of the loop have sent is lost:
+ * the loop sends at the end of the turn.
  */
 typedef void (*callback_t)(void *callback_data, uint8_t msg, uint32_t handle, void *pParam);
 
@@ -110,8 +111,9 @@ net_handle_t netlib_connect(const char *server_ip, uint16_t port, callback_t cal
  * of the calls.
  *
  * Signal handlers and other threads may call this, and are answered the same. At once they are
- * taken 64 KiB at most, and the loop sends it soon. 256 KiB wait for it, of all of them: beyond
- * that there is no room, and NETLIB_MSG_WRITE comes when there is.
+ * taken 64 KiB at most, and the loop sends it soon. 256 KiB wait for it, of all of them, and 64 KiB
+ * besides of a callback and the handlers that interrupt it: beyond that there is no room, and
+ * NETLIB_MSG_WRITE comes when there is.
  */
 int netlib_send(net_handle_t handle, const void *buf, int len);
 

@@ -2,9 +2,9 @@
 //! bytes there is room for, and who was told that there is none.
 //!
 //! Any thread asks, and any signal handler, whatever it has interrupted: nothing here takes a
-//! lock, allocates or waits. A sender *takes* room before it puts bytes into the outbox, so what is
-//! in the outbox always has its place, and the answer of a send is final. Only the owner of the
-//! library opens and closes sockets, and finds new room for them.
+//! lock, allocates or waits. A sender *takes* room before it puts bytes into the outbox or the
+//! owner's tray, so what is in there always has its place, and the answer of a send is final. Only
+//! the owner of the library opens and closes sockets, and finds new room for them.
 
 #![forbid(unsafe_code)]
 
@@ -83,7 +83,8 @@ impl Board {
         self.change_own(number, |cell| Some(cell.with_standing(standing).with(REFUSED, false)));
     }
 
-    /// Whether bytes are in the outbox, or will be in a moment. A closed socket gets no more.
+    /// Whether bytes are boxed: in the outbox or the tray, or will be in a moment. A closed socket
+    /// gets no more.
     pub(crate) fn has_boxed(&self, number: i32) -> bool {
         self.change_own(number, |_| None).is_some_and(|cell| cell.boxed() > 0)
     }
@@ -93,8 +94,8 @@ impl Board {
         self.change_own(number, |cell| Some(Cell::EMPTY.listed_as(cell)));
     }
 
-    /// Takes room for as many of `len` bytes as there is. What goes by way of the outbox is given
-    /// back if it does not get in, and [landed](Self::land) when it comes out.
+    /// Takes room for as many of `len` bytes as there is. What is to be boxed is given back if it
+    /// does not get in, and [landed](Self::land) when it comes out.
     pub(crate) fn take(&self, number: i32, len: usize, way: Way) -> Result<usize, Failure> {
         let (len, mut taken) = (small(len), 0);
         let before = self.change_own(number, |cell| {
@@ -121,7 +122,7 @@ impl Board {
         if is_taken { Ok(true) } else { self.take(number, 0, Way::Outbox).map(|_| false) }
     }
 
-    /// Gives back what was taken for the outbox and did not get in.
+    /// Gives back what was taken to be boxed and did not get in.
     pub(crate) fn give_back(&self, number: i32, len: usize) {
         let len = small(len);
         self.change_own(number, |cell| {
@@ -130,7 +131,7 @@ impl Board {
         });
     }
 
-    /// What was taken has come out of the outbox. The room that is left, as far as the board knows.
+    /// What was boxed has come out. The room that is left, as far as the board knows.
     pub(crate) fn land(&self, number: i32, len: usize) -> usize {
         let boxed = small(len);
         let before = self
@@ -138,7 +139,7 @@ impl Board {
         before.map_or(usize::MAX, |cell| cell.room() as usize)
     }
 
-    /// A socket has room for so many bytes, those in the outbox included.
+    /// A socket has room for so many bytes, those that are boxed included.
     pub(crate) fn renew(&self, number: i32, room: usize) {
         let room = small(room);
         self.change_own(number, |cell| Some(cell.with_room(room.saturating_sub(cell.boxed()))));

@@ -43,7 +43,7 @@ pub(crate) struct Layer {
     pub(crate) is_mute: bool,
     /// What was sent is waited for no longer.
     pub(crate) has_given_up: bool,
-    /// What the owner has sent in the callback in hand.
+    /// What the owner has sent in the callback in hand, or since the loop has stopped.
     tray: Tray,
     scratch: Vec<u8>,
 }

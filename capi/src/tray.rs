@@ -1,4 +1,5 @@
-//! Short sends of the owner's own, on their way to the runtime: until the callback in hand is over.
+//! Short sends of the owner's own, on their way to the runtime: until the callback in hand is over,
+//! or outside of the loop, after a stop, until the next call that needs it or the loop.
 //!
 //! The outbox would do, as it does for everybody else; here nobody comes between, so it costs no
 //! atomic operation. Nothing is allocated after the start: whoever puts in may be a signal handler

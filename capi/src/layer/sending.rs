@@ -113,7 +113,7 @@ impl Layer {
             let room = hand_over(&mut self.sockets, net, number, bytes);
             self.renew_if_low(net, number, room);
         }
-        // There is no less room than was told when these bytes went into the tray.
+        // What others were told when these bytes went into the tray is no more than there is.
     }
 
     fn empty_outbox(&mut self, net: &mut Netlib<Self>) {
