@@ -2,9 +2,12 @@
 //!
 //! To sleep and to be woken costs the processor more than the moment, where the next completion
 //! comes soon; where it does not, looking is wasted. Which it is depends on the load and on the
-//! machine, and is not guessed here but measured: the CPU time of the thread for each completion,
-//! for a stretch of waits one way and now and then a stretch the other way. The cheaper way is
-//! kept until the next try. A try that turns out to be far dearer is given up before its end.
+//! machine, and is not guessed here but measured: the CPU time of the thread for each PDU, for a
+//! stretch of waits one way and now and then a stretch the other way. The cheaper way is kept until
+//! the next try. A try that turns out to be far dearer is given up before its end.
+//!
+//! Completions are counted only where there are no PDUs: who looks finds what comes in smaller
+//! pieces, so that each of them costs less, and all of them together more.
 //!
 //! Reads no clock: it is told what was waited for, and asks for the CPU time where it needs it.
 
@@ -22,12 +25,14 @@ pub(super) struct Spin {
     /// Of the stretch in hand.
     waits: u32,
     completions: u64,
-    /// CPU time at its start; `None` before the first.
-    start: Option<Duration>,
+    /// CPU time at its start, and how many PDUs there had been; `None` before the first.
+    start: Option<(Duration, u64)>,
     /// Stretches until the other way is tried.
     stretches_left: u32,
-    /// CPU time in ns for each completion: asleep, and looking. `None` before it was measured.
+    /// CPU time in ns for each PDU: asleep, and looking. `None` before it was measured.
     costs: [Option<u64>; 2],
+    /// It is for each completion, as there were no PDUs.
+    is_of_completions: bool,
 }
 
 impl Spin {
@@ -41,6 +46,7 @@ impl Spin {
             start: None,
             stretches_left: 0,
             costs: [None; 2],
+            is_of_completions: false,
         }
     }
 
@@ -49,9 +55,15 @@ impl Spin {
         self.is_looking.then_some(self.span)
     }
 
-    /// A wait that could have slept has yielded so many completions. At the end of a stretch, and
-    /// once early in a try, the thread's CPU time is asked for.
-    pub(super) fn note(&mut self, completions: usize, cpu_time: impl FnOnce() -> Duration) {
+    /// A wait that could have slept has yielded so many completions, after so many PDUs since the
+    /// loop began. At the end of a stretch, and once early in a try, the thread's CPU time is asked
+    /// for.
+    pub(super) fn note(
+        &mut self,
+        completions: usize,
+        pdus: u64,
+        cpu_time: impl FnOnce() -> Duration,
+    ) {
         if self.span.is_zero() {
             return;
         }
@@ -62,17 +74,25 @@ impl Spin {
             return;
         }
         let now = cpu_time();
-        if let Some(start) = self.start
+        if let Some((start, pdus_before)) = self.start
             && self.completions > 0
         {
             let nanos = u64::try_from(now.saturating_sub(start).as_nanos()).unwrap_or(u64::MAX);
-            let cost = nanos / self.completions;
+            let pdus = pdus - pdus_before;
+            if (pdus == 0) != self.is_of_completions {
+                if is_early {
+                    return;
+                }
+                self.is_of_completions = pdus == 0;
+                self.costs = [None; 2];
+            }
+            let cost = nanos / if pdus == 0 { self.completions } else { pdus };
             if is_early && !self.is_far_dearer(cost) {
                 return;
             }
             self.judge(cost);
         }
-        self.start = Some(now);
+        self.start = Some((now, pdus));
         self.waits = 0;
         self.completions = 0;
     }
@@ -133,7 +153,7 @@ mod tests {
                 let cost = if spin.is_looking { looking_us } else { asleep_us };
                 cpu += Duration::from_micros(cost);
                 let was_looking = spin.is_looking;
-                spin.note(1, || cpu);
+                spin.note(1, 0, || cpu);
                 if spin.waits == 0 && was_looking != spin.is_looking {
                     break;
                 }
@@ -162,6 +182,23 @@ mod tests {
         assert!(looking(&mut spin, 100, 30, 20) > 85);
     }
 
+    /// What counts is PDUs: a way that sees each of them in more pieces is not the cheaper one for
+    /// that.
+    #[test]
+    fn pieces_are_no_work() {
+        let mut spin = Spin::new(Duration::from_micros(50));
+        let (mut cpu, mut pdus, mut looked) = (Duration::ZERO, 0, 0);
+        for wait in 0..100 * STRETCH {
+            // Looking, a PDU comes in four pieces of 10 us, and else in two of 15 us.
+            let (pieces, cost) = if spin.is_looking { (4, 10) } else { (2, 15) };
+            looked += u32::from(spin.is_looking);
+            cpu += Duration::from_micros(cost);
+            pdus += u64::from(wait % pieces == 0);
+            spin.note(1, pdus, || cpu);
+        }
+        assert!(looked < 10 * STRETCH, "{looked} waits of {}", 100 * STRETCH);
+    }
+
     /// A try that is far dearer ends after an eighth of a stretch, one that is a little dearer with
     /// its stretch.
     #[test]
@@ -172,7 +209,7 @@ mod tests {
                 let is_try = spin.is_trying && spin.is_looking;
                 tried += u32::from(is_try);
                 cpu += if spin.is_looking { looking_us } else { 20 };
-                spin.note(1, || Duration::from_micros(cpu));
+                spin.note(1, 0, || Duration::from_micros(cpu));
                 if is_try && !spin.is_looking {
                     break;
                 }
@@ -190,7 +227,7 @@ mod tests {
             let was_looking = spin.is_looking;
             while {
                 cpu += Duration::from_micros(cost_us);
-                spin.note(1, || cpu);
+                spin.note(1, 0, || cpu);
                 spin.waits > 0
             } {}
             was_looking
@@ -206,7 +243,7 @@ mod tests {
     fn no_span_is_no_looking() {
         let mut spin = Spin::new(Duration::ZERO);
         for _ in 0..10 * STRETCH {
-            spin.note(1, || unreachable!("nothing is measured"));
+            spin.note(1, 0, || unreachable!("nothing is measured"));
             assert_eq!(spin.span(), None);
         }
     }

@@ -113,7 +113,7 @@ impl<A> Netlib<A> {
                 }
             }
         }
-        self.spin.note(batch.len(), sys::thread_cpu_time);
+        self.spin.note(batch.len(), self.reactor.stats.pdus_in, sys::thread_cpu_time);
         Ok(())
     }
 
