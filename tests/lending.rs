@@ -309,3 +309,20 @@ fn floods_of_many_take_turns() {
         }
     });
 }
+
+/// A close after bytes were lent flushes them: the peer reads all, and then the end (C7).
+#[test]
+fn a_close_flushes_what_was_lent() {
+    on_every_backend(|lane| {
+        let mut relay = Relay::new(lane, 64);
+        for round in 0..10 {
+            relay.send(&[round; 9000]);
+        }
+        assert_eq!(relay.lent(), 10);
+        relay.world.net.close(relay.to).unwrap();
+        let (read, end) = relay.world.read_to_end(&mut relay.sink);
+        assert!(read == relay.expected && end.is_ok(), "{} bytes, {end:?}", read.len());
+        drop(relay.sink);
+        relay.world.turn_until("it is gone", |world| world.net.stats().buffers_lent == 0);
+    });
+}
