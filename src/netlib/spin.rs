@@ -4,7 +4,9 @@
 //! comes soon; where it does not, looking is wasted. Which it is depends on the load and on the
 //! machine, and is not guessed here but measured: the CPU time of the thread for each PDU, for a
 //! stretch of waits one way and now and then a stretch the other way. The cheaper way is kept until
-//! the next try. A try that turns out to be far dearer is given up before its end.
+//! the next try. After a change that comes soon, as the judgement may have been of a moment that
+//! was like no other; each try that confirms it doubles the time to the next. A try that turns out
+//! to be far dearer is given up before its end.
 //!
 //! Completions are counted only where there are no PDUs: who looks finds what comes in smaller
 //! pieces, so that each of them costs less, and all of them together more.
@@ -29,6 +31,8 @@ pub(super) struct Spin {
     start: Option<(Duration, u64)>,
     /// Stretches until the other way is tried.
     stretches_left: u32,
+    /// How many there are from the last try to the next.
+    distance: u32,
     /// CPU time in ns for each PDU: asleep, and looking. `None` before it was measured.
     costs: [Option<u64>; 2],
     /// It is for each completion, as there were no PDUs.
@@ -45,6 +49,7 @@ impl Spin {
             completions: 0,
             start: None,
             stretches_left: 0,
+            distance: 1,
             costs: [None; 2],
             is_of_completions: false,
         }
@@ -107,13 +112,19 @@ impl Spin {
         };
         let [Some(asleep), Some(looking)] = self.costs else {
             self.is_looking = !self.is_looking;
+            self.is_trying = true;
             return;
         };
         let is_better = looking <= asleep;
+        match (self.is_trying, self.is_looking == is_better) {
+            (false, true) => {}
+            (true, false) => self.distance = (2 * self.distance).min(BETWEEN_TRIES),
+            (false, false) | (true, true) => self.distance = 1,
+        }
         self.is_trying = self.is_looking == is_better && self.stretches_left == 0;
         if self.is_looking != is_better {
             self.is_looking = is_better;
-            self.stretches_left = BETWEEN_TRIES;
+            self.stretches_left = self.distance;
         } else if self.is_trying {
             self.is_looking = !self.is_looking;
         } else {
@@ -134,8 +145,8 @@ const STRETCH: u32 = 256;
 /// Waits after which a try is looked at for the first time.
 const GLANCE: u32 = STRETCH / 8;
 
-/// Stretches between two tries of the way that was dearer: what a try costs counts for 1/32, and
-/// for an eighth of that where it is far dearer.
+/// Stretches between two tries of the way that was dearer, when it was so for some time: what a
+/// try costs counts for 1/32, and for an eighth of that where it is far dearer.
 const BETWEEN_TRIES: u32 = 31;
 
 #[cfg(test)]
@@ -182,6 +193,18 @@ mod tests {
         assert!(looking(&mut spin, 100, 30, 20) > 85);
     }
 
+    /// What was judged in a moment that was like no other is mended as soon as the moment is over.
+    #[test]
+    fn a_false_judgement_does_not_last() {
+        for (asleep_us, looking_us) in [(30, 20), (20, 30)] {
+            let mut spin = Spin::new(Duration::from_micros(50));
+            looking(&mut spin, 3, looking_us, asleep_us);
+            let looked = looking(&mut spin, 20, asleep_us, looking_us);
+            let right = if looking_us < asleep_us { looked } else { 20 - looked };
+            assert!(right >= 14, "{right} of 20 the cheaper way");
+        }
+    }
+
     /// What counts is PDUs: a way that sees each of them in more pieces is not the cheaper one for
     /// that.
     #[test]
@@ -222,20 +245,11 @@ mod tests {
     #[test]
     fn a_disturbed_stretch_changes_nothing() {
         let mut spin = Spin::new(Duration::from_micros(50));
-        let mut cpu = Duration::ZERO;
-        let mut stretch = |spin: &mut Spin, cost_us| {
-            let was_looking = spin.is_looking;
-            while {
-                cpu += Duration::from_micros(cost_us);
-                spin.note(1, 0, || cpu);
-                spin.waits > 0
-            } {}
-            was_looking
-        };
-        for cost_us in [20, 20, 25, 20] {
-            stretch(&mut spin, cost_us);
+        while spin.stretches_left < 4 {
+            looking(&mut spin, 1, 20, 25);
         }
-        assert!(!stretch(&mut spin, 35) && !stretch(&mut spin, 20));
+        assert_eq!(looking(&mut spin, 1, 35, 25), 0);
+        assert_eq!(looking(&mut spin, 2, 20, 25), 0);
     }
 
     /// A loop that is told not to look never does, and never asks what it costs.
