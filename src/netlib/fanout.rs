@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use bytes::Bytes;
+
 use super::Netlib;
 use crate::error::SendError;
 use crate::event::Handle;
@@ -45,12 +47,20 @@ impl<A> Netlib<A> {
     /// [`SendError`]: nothing was queued.
     #[inline]
     pub fn forward(&mut self, handle: Handle, pdu: Pdu<'_>) -> Result<SendStatus, SendError> {
-        if pdu.is_alone() { self.share(handle, &pdu) } else { self.send(handle, pdu.frame()) }
+        match pdu.owner() {
+            Some(owner) => self.share(handle, owner, pdu.frame().len()),
+            None => self.send(handle, pdu.frame()),
+        }
     }
 
     #[inline(never)]
-    fn share(&mut self, handle: Handle, pdu: &Pdu<'_>) -> Result<SendStatus, SendError> {
-        self.send_shared(handle, &Shared::from(pdu.to_bytes()))
+    fn share(
+        &mut self,
+        handle: Handle,
+        owner: &Bytes,
+        len: usize,
+    ) -> Result<SendStatus, SendError> {
+        self.send_shared(handle, &Shared::from(owner.slice(..len)))
     }
 
     /// Queues the same bytes for many, as [`send_shared`](Self::send_shared) does for each of them,

@@ -91,9 +91,9 @@ impl<'a> Pdu<'a> {
         }
     }
 
-    /// Whether its bytes can be shared, which costs less than a copy.
-    pub(crate) const fn is_alone(&self) -> bool {
-        self.owner.is_some()
+    /// What keeps the bytes, if they can be shared, which costs less than a copy.
+    pub(crate) const fn owner(&self) -> Option<&'a Bytes> {
+        self.owner
     }
 
     /// The bytes after the header; may be none.
