@@ -115,6 +115,7 @@ pub struct Stats {
 }
 
 impl Stats {
+    #[inline]
     pub(crate) fn count_batch(&mut self, completions: usize) {
         self.turns += 1;
         self.completions += completions as u64;

@@ -16,6 +16,7 @@ pub(crate) enum Lender {
 impl Lender {
     /// A lender of the chunk's bytes, if there are enough of them to be worth a buffer. None where
     /// too many buffers are kept already.
+    #[inline]
     pub(crate) fn of_chunk(chunk: &Chunk) -> Option<Self> {
         let is_worth_it = chunk.len() >= chunk.space_len() / LENDER;
         is_worth_it.then(|| chunk.keep().map(Self::Chunk)).flatten()
@@ -64,6 +65,7 @@ impl Lender {
 impl Deref for Lender {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match self {
             Self::Chunk(chunk) => chunk,

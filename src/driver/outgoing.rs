@@ -108,6 +108,7 @@ impl Outgoing {
         None
     }
 
+    #[inline]
     pub(crate) const fn len(&self) -> usize {
         match &self.0 {
             Some(load) => load.own.len() + load.parts_len + load.growing_len(),
@@ -116,6 +117,7 @@ impl Outgoing {
     }
 
     /// Memory that is kept for it alone: its own bytes, and the places of the others.
+    #[inline]
     pub(crate) fn kept_len(&self) -> usize {
         match &self.0 {
             Some(load) => {

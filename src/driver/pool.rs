@@ -121,6 +121,7 @@ impl Region {
         })
     }
 
+    #[inline]
     fn address(&self, id: u16) -> *mut u8 {
         assert!(id < self.count, "a buffer's id is below the count");
         self.memory.as_ptr().wrapping_add(usize::from(id) * self.buffer_len)
@@ -161,6 +162,7 @@ impl Chunk {
     }
 
     /// How long its buffer is.
+    #[inline]
     pub(crate) fn space_len(&self) -> usize {
         self.region.buffer_len
     }
@@ -190,6 +192,7 @@ impl Chunk {
 impl Deref for Chunk {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         let address = self.region.address(self.id);
         // SAFETY: as in `space`, but that others may read as well; nobody writes while there are
@@ -199,6 +202,7 @@ impl Deref for Chunk {
 }
 
 impl Drop for Chunk {
+    #[inline]
     fn drop(&mut self) {
         let chunks = &self.region.chunks[usize::from(self.id)];
         match chunks.get() {

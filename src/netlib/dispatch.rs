@@ -18,15 +18,36 @@ use crate::planted::{self, Bug};
 use crate::reactor::{Block, Gate, Hold, Origin, Release, Socket, Spare, State};
 
 impl<A> Netlib<A> {
+    #[inline]
     pub(super) fn dispatch(&mut self, app: &mut A, completion: Completion) {
         let Completion { handle, last, outcome } = completion;
-        let op = outcome.op();
         // A handle without a socket: an extra completion, which is dropped with what it carries.
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
+        let is_connected = socket.state() == State::Connected;
+        match outcome {
+            // What nearly all completions of a busy loop are.
+            Outcome::Received(chunk) if is_connected && !last => {
+                self.on_received(app, handle, &chunk);
+            }
+            Outcome::Sent(outgoing) if is_connected && last => {
+                socket.finish(Op::Send);
+                self.on_sent(app, handle, outgoing);
+            }
+            outcome => self.dispatch_other(app, handle, last, outcome),
+        }
+        self.reactor.reconcile(&mut self.driver, handle);
+        if self.reactor.is_overfull() {
+            self.judge_sizes(app);
+        }
+    }
+
+    #[inline(never)]
+    fn dispatch_other(&mut self, app: &mut A, handle: Handle, last: bool, outcome: Outcome) {
+        let op = outcome.op();
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return };
         let was_cancelled = socket.cancelled.has(op);
         if last {
-            socket.outstanding.remove(op);
-            socket.cancelled.remove(op);
+            socket.finish(op);
         }
         match (socket.state(), outcome) {
             (State::Listening, Outcome::Accepted(client)) => self.on_accepted(app, handle, client),
@@ -74,10 +95,6 @@ impl<A> Netlib<A> {
             (State::Cancelling, outcome) if planted::has(Bug::ResultLeaked) => mem::forget(outcome),
             (State::Cancelling, _) => {}
             (state, outcome) => unreachable!("{state:?} cannot see {outcome:?}"),
-        }
-        self.reactor.reconcile(&mut self.driver, handle);
-        if self.reactor.is_overfull() {
-            self.judge_sizes(app);
         }
     }
 

@@ -55,6 +55,7 @@ impl Backlog {
     }
 
     /// What is kept of the queued bytes for this socket alone.
+    #[inline]
     pub(crate) fn own_queued(&self) -> usize {
         self.pending.kept_len() + self.flying_own
     }
@@ -127,6 +128,7 @@ impl Backlog {
     }
 
     /// What to tell whoever queued something.
+    #[inline]
     pub(crate) fn status(&mut self) -> SendStatus {
         if self.queued() <= self.limits.high as usize {
             return SendStatus::Queued;

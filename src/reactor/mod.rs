@@ -350,13 +350,19 @@ impl<C> Reactor<C> {
 
     /// Submits whatever the socket's state asks for and is not outstanding, cancels what it does
     /// not want any more, and frees the socket once it is over.
+    #[inline]
     pub(crate) fn reconcile<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
-        let is_scarce = self.is_scarce();
         let Some(socket) = self.sockets.find_mut(handle) else { return };
         self.buffered = self.buffered - socket.counted + socket.count();
-        if socket.is_settled() {
-            return;
+        if !socket.is_settled() {
+            self.reconcile_unsettled(driver, handle);
         }
+    }
+
+    #[inline(never)]
+    fn reconcile_unsettled<D: Driver>(&mut self, driver: &mut D, handle: Handle) {
+        let is_scarce = self.is_scarce();
+        let Some(socket) = self.sockets.find_mut(handle) else { return };
         if socket.state() == State::Flushing && socket.backlog.queued() == 0 {
             if socket.peer_finished {
                 // The close says so to the peer; there is nothing to be waited for.

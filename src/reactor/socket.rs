@@ -318,8 +318,16 @@ impl<C> Socket<C> {
         self.closing.get_or_insert_default()
     }
 
+    /// The driver has answered an operation for the last time.
+    #[inline]
+    pub(crate) const fn finish(&mut self, op: Op) {
+        self.outstanding.remove(op);
+        self.cancelled.remove(op);
+    }
+
     /// Counts the bytes that are kept for it, and for no other: parts of PDUs, room for the rest
     /// of one, what is held back, and own bytes that are pending.
+    #[inline]
     pub(crate) fn count(&mut self) -> usize {
         // Of a socket that is being cancelled nobody can ask to keep less.
         self.counted = match self.state {
@@ -413,6 +421,7 @@ impl<C> Socket<C> {
     }
 
     /// Whether it is an open connection that receives as it should: nothing needs to be done.
+    #[inline]
     pub(crate) const fn is_settled(&self) -> bool {
         matches!(self.state, State::Connected)
             && self.outstanding.has(Op::Receive)

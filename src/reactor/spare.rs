@@ -71,11 +71,13 @@ impl Spare {
     }
 
     /// A load without bytes.
+    #[inline]
     pub(crate) fn take_load(&mut self) -> Box<Load> {
         self.loads.pop().unwrap_or_default()
     }
 
     /// Keeps a load without bytes, unless enough is kept already.
+    #[inline]
     pub(crate) fn give_load(&mut self, mut load: Box<Load>) {
         if load.own.capacity() > SMALL_LEN {
             self.large.give(std::mem::take(&mut load.own));

@@ -24,31 +24,58 @@ struct Answer {
     /// No F_MORE: the request is over, whatever the result is.
     is_last: bool,
     chunk: Option<Chunk>,
-    /// The socket had more when this was received.
-    has_more: bool,
 }
 
 impl Uring {
     pub(super) fn complete(&mut self, entry: &cqueue::Entry, batch: &mut Vec<Completion>) {
-        let token = Token::from_bits(entry.user_data());
-        let is_last = !cqueue::more(entry.flags());
+        let (token, flags) = (Token::from_bits(entry.user_data()), entry.flags());
         let len = u32::try_from(entry.result()).unwrap_or(0);
         // A buffer is ours again even when the completion brings no bytes.
-        let chunk = cqueue::buffer_select(entry.flags()).map(|id| self.buffers.claim(id, len));
-        let (handle, result) = (token.handle(), entry.result());
-        let has_more = cqueue::sock_nonempty(entry.flags());
-        let answer = Answer { handle, result, is_last, chunk, has_more };
-        let outcome = match token.op() {
+        let chunk = cqueue::buffer_select(flags).map(|id| self.buffers.claim(id, len));
+        match (token.op(), chunk) {
+            (Some(Op::Receive), Some(chunk)) if len > 0 && cqueue::more(flags) => {
+                let has_more = cqueue::sock_nonempty(flags);
+                self.complete_chunk(token.handle(), chunk, has_more, batch);
+            }
+            (Some(Op::Send), None) => self.complete_send(entry, token.handle(), batch),
+            (op, chunk) => {
+                let (handle, result) = (token.handle(), entry.result());
+                let answer = Answer { handle, result, is_last: !cqueue::more(flags), chunk };
+                self.complete_other(op, answer, batch);
+            }
+        }
+    }
+
+    /// One buffer of many: what nearly every completion of a receive brings.
+    #[inline]
+    fn complete_chunk(
+        &mut self,
+        handle: Handle,
+        chunk: Chunk,
+        has_more: bool,
+        batch: &mut Vec<Completion>,
+    ) {
+        let slot = self.slots.find_mut(handle).filter(|slot| slot.outstanding.has(Op::Receive));
+        let Some(slot) = slot else { return };
+        if slot.run.note(has_more) && !slot.is_single {
+            self.look_for_reset(handle);
+        }
+        batch.push(Completion { handle, last: false, outcome: Outcome::Received(chunk) });
+    }
+
+    #[inline(never)]
+    fn complete_other(&mut self, op: Option<Op>, answer: Answer, batch: &mut Vec<Completion>) {
+        let (handle, is_last) = (answer.handle, answer.is_last);
+        let outcome = match op {
             Some(Op::Accept) => self.complete_accept(&answer),
             Some(Op::Connect) => self.complete_connect(&answer),
             Some(Op::Receive) => return self.complete_receive(answer, batch),
-            Some(Op::Send) => self.complete_send(&answer),
             Some(Op::Wake) => return self.complete_wake(),
             Some(Op::Cancel) => {
                 self.in_flight -= 1;
                 return;
             }
-            None => return,
+            Some(Op::Send) | None => return,
         };
         if let Some(outcome) = outcome {
             batch.push(Completion { handle, last: is_last, outcome });
@@ -57,10 +84,11 @@ impl Uring {
 
     /// The slot whose outstanding request an answer belongs to, and whether that was cancelled;
     /// notes it when it is over. `None` for an answer that nobody asked for.
-    fn settle(&mut self, op: Op, answer: &Answer) -> Option<(&mut Slot, bool)> {
-        let slot = self.slots.find_mut(answer.handle).filter(|slot| slot.outstanding.has(op))?;
+    #[inline]
+    fn settle(&mut self, op: Op, handle: Handle, is_last: bool) -> Option<(&mut Slot, bool)> {
+        let slot = self.slots.find_mut(handle).filter(|slot| slot.outstanding.has(op))?;
         let was_cancelled = slot.cancelled.has(op);
-        if answer.is_last {
+        if is_last {
             slot.end(op);
             self.in_flight -= 1;
         }
@@ -69,7 +97,7 @@ impl Uring {
 
     fn complete_accept(&mut self, answer: &Answer) -> Option<Outcome> {
         let client = sys::accepted_descriptor(answer.result);
-        let (_, was_cancelled) = self.settle(Op::Accept, answer)?;
+        let (_, was_cancelled) = self.settle(Op::Accept, answer.handle, answer.is_last)?;
         if let Some(client) = client {
             return Some(Outcome::Accepted(client.into()));
         }
@@ -84,7 +112,7 @@ impl Uring {
     }
 
     fn complete_connect(&mut self, answer: &Answer) -> Option<Outcome> {
-        let (slot, _) = self.settle(Op::Connect, answer)?;
+        let (slot, _) = self.settle(Op::Connect, answer.handle, answer.is_last)?;
         slot.peer = None;
         Some(match answer.result {
             0.. => Outcome::Connected,
@@ -93,28 +121,8 @@ impl Uring {
     }
 
     fn complete_receive(&mut self, answer: Answer, batch: &mut Vec<Completion>) {
-        let handle = answer.handle;
-        let Some((slot, was_cancelled)) = self.settle(Op::Receive, &answer) else { return };
-        match answer {
-            // One buffer of many: what nearly every completion of a receive brings.
-            Answer { result: 1.., is_last: false, chunk: Some(chunk), has_more, .. } => {
-                if slot.run.note(has_more) && !slot.is_single {
-                    self.look_for_reset(handle);
-                }
-                let outcome = Outcome::Received(chunk);
-                batch.push(Completion { handle, last: false, outcome });
-            }
-            answer => self.complete_other_receive(answer, was_cancelled, batch),
-        }
-    }
-
-    fn complete_other_receive(
-        &mut self,
-        answer: Answer,
-        was_cancelled: bool,
-        batch: &mut Vec<Completion>,
-    ) {
         let (handle, last) = (answer.handle, answer.is_last);
+        let Some((_, was_cancelled)) = self.settle(Op::Receive, handle, last) else { return };
         let errno = Errno(-answer.result);
         let received = usize::try_from(answer.result).unwrap_or(0);
         let slot = self.slots.expect_mut(handle);
@@ -243,29 +251,35 @@ impl Uring {
         }
     }
 
-    fn complete_send(&mut self, answer: &Answer) -> Option<Outcome> {
-        let handle = answer.handle;
-        let (slot, was_cancelled) = self.settle(Op::Send, answer)?;
-        let errno = Errno(-answer.result);
-        let sent = usize::try_from(answer.result).unwrap_or(0);
+    #[inline]
+    fn complete_send(
+        &mut self,
+        entry: &cqueue::Entry,
+        handle: Handle,
+        batch: &mut Vec<Completion>,
+    ) {
+        let (result, is_last) = (entry.result(), !cqueue::more(entry.flags()));
+        let Some((slot, was_cancelled)) = self.settle(Op::Send, handle, is_last) else { return };
+        let errno = Errno(-result);
+        let sent = usize::try_from(result).unwrap_or(0);
         slot.flight.advance(sent);
         slot.sent_in_all += sent as u64;
         let is_whole = slot.flight.is_over();
         let is_going_on = sent > 0 || errno.is_transient();
         if !is_whole && is_going_on && !was_cancelled {
             slot.start(Op::Send);
-            self.submit_send(handle);
-            return None;
+            return self.submit_send(handle);
         }
         let outgoing = slot.flight.land();
         if let Some(gather) = slot.gather.take() {
             self.gathers.give(gather);
         }
-        Some(match answer.result {
+        let outcome = match result {
             1.. if is_whole => Outcome::Sent(outgoing),
             0.. => Outcome::SendFailed(Errno::CANCELLED, outgoing),
             _ => Outcome::SendFailed(errno, outgoing),
-        })
+        };
+        batch.push(Completion { handle, last: is_last, outcome });
     }
 
     fn complete_wake(&mut self) {
