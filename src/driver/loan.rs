@@ -35,21 +35,13 @@ impl Lender {
         }
     }
 
+    #[inline]
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Chunk(chunk), Self::Chunk(other)) => chunk.is_same(other),
             (Self::Lot(lot), Self::Lot(other)) => lot.is_same(other),
             _ => false,
         }
-    }
-
-    /// Where these bytes are, if they are the lender's.
-    #[inline]
-    pub(crate) fn position_of(&self, bytes: &[u8]) -> Option<Range<u32>> {
-        let all: &[u8] = self;
-        let start = bytes.as_ptr().addr().wrapping_sub(all.as_ptr().addr());
-        let end = start.checked_add(bytes.len()).filter(|end| *end <= all.len())?;
-        Some(u32::try_from(start).ok()?..u32::try_from(end).ok()?)
     }
 
     /// Whether so many bytes are not worth that it is kept, nor a place of their own in a send.
@@ -74,6 +66,36 @@ impl Deref for Lender {
     }
 }
 
+/// A lender while its bytes are delivered.
+#[derive(Debug)]
+pub(crate) struct Lending {
+    lender: Lender,
+    /// Where its bytes begin, and how many they are: asked for each PDU.
+    address: usize,
+    len: u32,
+}
+
+impl Lending {
+    pub(crate) fn new(lender: Lender) -> Self {
+        let bytes: &[u8] = &lender;
+        let len = u32::try_from(bytes.len()).expect("a buffer is at most some MiB long");
+        Self { address: bytes.as_ptr().addr(), len, lender }
+    }
+
+    pub(crate) const fn lender(&self) -> &Lender {
+        &self.lender
+    }
+
+    /// Where these bytes are, if they are the lender's.
+    #[inline]
+    pub(crate) fn position_of(&self, bytes: &[u8]) -> Option<Range<u32>> {
+        let start = u32::try_from(bytes.as_ptr().addr().wrapping_sub(self.address)).ok()?;
+        let len = u32::try_from(bytes.len()).ok()?;
+        let end = start.checked_add(len).filter(|end| *end <= self.len)?;
+        Some(start..end)
+    }
+}
+
 /// Some of a lender's bytes, kept until they have left.
 #[derive(Debug)]
 pub(crate) struct Loan {
@@ -88,6 +110,7 @@ impl Loan {
     }
 
     /// Takes in more of the lender's bytes, if they are what follows. Whether they are.
+    #[inline]
     pub(crate) fn grow(&mut self, lender: &Lender, range: &Range<u32>) -> bool {
         let follows = self.range.end == range.start && self.lender.is_same(lender);
         if follows {
@@ -127,9 +150,12 @@ mod tests {
     fn a_lender_knows_its_own_bytes() {
         let lender = Lender::Lot(Lot::new(vec![1; 64], Stock::default()));
         let other = Lender::Lot(Lot::new(vec![1; 64], Stock::default()));
-        assert_eq!(lender.position_of(&lender[3..64]), Some(3..64));
-        assert_eq!(lender.position_of(&lender), Some(0..64));
-        assert_eq!((lender.position_of(&other), lender.position_of(&[1])), (None, None));
+        let lending = Lending::new(lender);
+        let bytes: &[u8] = lending.lender();
+        assert_eq!(lending.position_of(&bytes[3..64]), Some(3..64));
+        assert_eq!(lending.position_of(bytes), Some(0..64));
+        assert_eq!(lending.position_of(&bytes[64..]), Some(64..64));
+        assert_eq!((lending.position_of(&other), lending.position_of(&[1])), (None, None));
     }
 
     /// A loan takes in what follows it in the same buffer, and nothing else.

@@ -59,7 +59,7 @@ use crate::event::Handle;
 
 pub(crate) use auto::Auto;
 pub(crate) use endpoint::{Endpoint, View};
-pub(crate) use loan::{Lender, Loan};
+pub(crate) use loan::{Lender, Lending, Loan};
 pub(crate) use lot::Lot;
 pub(crate) use outgoing::{Load, Outgoing, PLACE_LEN};
 pub(crate) use pool::Chunk;

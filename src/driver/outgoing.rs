@@ -83,6 +83,7 @@ impl Outgoing {
     }
 
     /// Takes in bytes of a lender if they follow those that were lent last. Whether they do.
+    #[inline]
     pub(crate) fn grow(&mut self, lender: &Lender, range: &Range<u32>) -> bool {
         let growing = self.0.as_mut().and_then(|load| load.growing.as_mut());
         growing.is_some_and(|loan| loan.grow(lender, range))

@@ -9,7 +9,9 @@ use std::mem;
 
 use super::Netlib;
 use super::tell::{Hosted, Notice, Owner};
-use crate::driver::{Chunk, Completion, Driver, End, Endpoint, Lender, Op, Outcome, Outgoing};
+use crate::driver::{
+    Chunk, Completion, Driver, End, Endpoint, Lender, Lending, Op, Outcome, Outgoing,
+};
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
@@ -105,9 +107,9 @@ impl<A> Netlib<A> {
         socket.pulse.note_received(self.reactor.now_ms);
         socket.fill_meter(self.reactor.now_ms);
         socket.note_chunk(chunk.len() == self.reactor.buffer_len);
-        self.reactor.lender = Lender::of_chunk(chunk);
+        self.reactor.lending = Lender::of_chunk(chunk).map(Lending::new);
         self.deliver(app, handle, chunk);
-        self.reactor.lender = None;
+        self.reactor.lending = None;
         // Whether it is metered may have been decided by what was delivered.
         self.judge_speed(app, handle, chunk.len());
         self.judge_unready(app, handle);
@@ -386,19 +388,18 @@ impl<A> Netlib<A> {
         }
         let mut is_new = false;
         let (is_done, error) = loop {
-            let len;
-            match reader.next(&spec, input) {
-                Ok(Some(pdu)) => {
-                    self.reactor.stats.pdus_in += 1;
-                    is_new = true;
-                    len = if is_bulky { pdu.frame().len() } else { 0 };
-                    // Made anew of what is in registers.
-                    let pdu = Pdu::new(pdu.frame(), spec.header_len());
-                    self.tell_pdu(app, handle, pdu);
-                }
-                Ok(None) => break (true, None),
-                Err(error) => break (true, Some(error)),
-            }
+            let frame = match reader.next_in_input(&spec, input) {
+                Some(frame) => frame,
+                None => match reader.next(&spec, input) {
+                    Ok(Some(pdu)) => pdu.frame(),
+                    Ok(None) => break (true, None),
+                    Err(error) => break (true, Some(error)),
+                },
+            };
+            self.reactor.stats.pdus_in += 1;
+            is_new = true;
+            let len = frame.len();
+            self.tell_pdu(app, handle, Pdu::new(frame, spec.header_len()));
             let Some(socket) = self.reactor.sockets.find_mut(handle) else { break (true, None) };
             socket.meter_pdu();
             if is_bulky {

@@ -218,14 +218,18 @@ pub enum Endian {
 
 impl Endian {
     /// What the digits say.
+    #[inline]
     fn number(self, digits: &[u8]) -> u64 {
         // Nearly every protocol has four, and a loop over them would cost more than all the rest.
-        if let Ok(four) = digits.try_into() {
-            return match self {
-                Self::Big => u32::from_be_bytes(four).into(),
-                Self::Little => u32::from_le_bytes(four).into(),
-            };
+        match (digits.try_into(), self) {
+            (Ok(four), Self::Big) => u32::from_be_bytes(four).into(),
+            (Ok(four), Self::Little) => u32::from_le_bytes(four).into(),
+            (Err(_), _) => self.number_of_any(digits),
         }
+    }
+
+    #[inline(never)]
+    fn number_of_any(self, digits: &[u8]) -> u64 {
         let push = |value: u64, digit: &u8| value << 8 | u64::from(*digit);
         match self {
             Self::Big => digits.iter().fold(0, push),

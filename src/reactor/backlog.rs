@@ -60,18 +60,21 @@ impl Backlog {
         self.pending.kept_len() + self.flying_own
     }
 
-    /// Whether `len` more bytes may be queued.
+    /// How many bytes are queued with `len` more, if they may be.
     #[inline]
-    pub(crate) fn admit(&mut self, len: usize) -> Result<(), SendError> {
+    pub(crate) fn admit(&mut self, len: usize) -> Result<usize, SendError> {
         let (queued, limit) = (self.queued(), self.limits.max as usize);
-        if len <= limit.saturating_sub(queued) {
-            return Ok(());
-        }
+        if len <= limit.saturating_sub(queued) { Ok(queued + len) } else { Err(self.refuse(len)) }
+    }
+
+    #[cold]
+    fn refuse(&mut self, len: usize) -> SendError {
+        let (queued, limit) = (self.queued(), self.limits.max as usize);
         if len > limit {
-            return Err(SendError::TooLong { len, max: limit });
+            return SendError::TooLong { len, max: limit };
         }
         self.owes_event = true;
-        Err(SendError::Full { queued, len, limit })
+        SendError::Full { queued, len, limit }
     }
 
     /// Where `len` admitted bytes are written to.
@@ -100,10 +103,13 @@ impl Backlog {
 
     /// Queues received bytes, which were admitted, where they are; or a copy of them where too many
     /// buffers are kept already. How many were copied.
+    #[inline]
     pub(crate) fn lend(&mut self, lender: &Lender, range: Range<u32>, spare: &mut Spare) -> usize {
-        if self.pending.grow(lender, &range) {
-            return 0;
-        }
+        if self.pending.grow(lender, &range) { 0 } else { self.lend_anew(lender, range, spare) }
+    }
+
+    #[inline(never)]
+    fn lend_anew(&mut self, lender: &Lender, range: Range<u32>, spare: &mut Spare) -> usize {
         self.settle(spare);
         if let Some(loan) = Loan::new(lender, range.clone()) {
             self.pending.lend(loan, || spare.take_load());
@@ -127,10 +133,10 @@ impl Backlog {
         }
     }
 
-    /// What to tell whoever queued something.
+    /// What to tell whoever queued something, with which there are so many bytes.
     #[inline]
-    pub(crate) fn status(&mut self) -> SendStatus {
-        if self.queued() <= self.limits.high as usize {
+    pub(crate) fn status(&mut self, queued: usize) -> SendStatus {
+        if queued <= self.limits.high as usize {
             return SendStatus::Queued;
         }
         self.owes_event = true;
@@ -200,10 +206,11 @@ mod tests {
     use crate::shared::{Ledger, Shared};
 
     fn push(backlog: &mut Backlog, len: usize) -> Result<SendStatus, SendError> {
-        backlog.admit(len)?;
+        let queued = backlog.admit(len)?;
         let pending = backlog.pending(len, &mut Spare::new(Stock::default()));
         pending.resize(pending.len() + len, 0);
-        Ok(backlog.status())
+        assert_eq!(queued, backlog.queued());
+        Ok(backlog.status(queued))
     }
 
     fn take(backlog: &mut Backlog) -> Option<Outgoing> {

@@ -7,7 +7,7 @@
 
 use super::backlog::{Backlog, SendStatus};
 use super::{Reactor, Socket, Spare, State, sendable};
-use crate::driver::{Lender, Outgoing, PLACE_LEN};
+use crate::driver::{Lending, Outgoing, PLACE_LEN};
 use crate::error::SendError;
 use crate::event::Handle;
 use crate::shared::{Queued, Shared};
@@ -20,10 +20,9 @@ impl<C> Reactor<C> {
         len: usize,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<SendStatus, SendError> {
-        let charge = Charge { own: len, shared: 0, max: self.sendable_max() };
-        self.admit(handle, len, charge, |backlog, spare, _| {
+        self.admit(handle, len, len, self.sendable_max, |backlog, spare, _| {
             write(backlog.pending(len, spare));
-            len
+            Kept { own: len, shared: 0 }
         })
     }
 
@@ -33,16 +32,16 @@ impl<C> Reactor<C> {
         handle: Handle,
         bytes: &[u8],
     ) -> Result<SendStatus, SendError> {
-        // At most: as a loan they take less, which is found out when all of the turn's are known.
-        let charge = Charge { own: bytes.len(), shared: 0, max: self.sendable_max() };
-        self.admit(handle, bytes.len(), charge, |backlog, spare, lender| {
-            if let Some(lender) = lender
-                && let Some(range) = lender.position_of(bytes)
+        let len = bytes.len();
+        self.admit(handle, len, len, self.sendable_max, |backlog, spare, lending| {
+            if let Some(lending) = lending
+                && let Some(range) = lending.position_of(bytes)
             {
-                return backlog.lend(lender, range, spare);
+                // What a loan takes is found out when all of the turn's are known.
+                return Kept { own: backlog.lend(lending.lender(), range, spare), shared: 0 };
             }
-            backlog.pending(bytes.len(), spare).extend_from_slice(bytes);
-            bytes.len()
+            backlog.pending(len, spare).extend_from_slice(bytes);
+            Kept { own: len, shared: 0 }
         })
     }
 
@@ -53,10 +52,9 @@ impl<C> Reactor<C> {
         bytes: &[u8],
     ) -> Result<SendStatus, SendError> {
         let len = bytes.len();
-        let charge = Charge { own: len, shared: 0, max: usize::MAX };
-        self.admit(handle, len, charge, |backlog, spare, _| {
+        self.admit(handle, len, len, usize::MAX, |backlog, spare, _| {
             backlog.pending(len, spare).extend_from_slice(bytes);
-            len
+            Kept { own: len, shared: 0 }
         })
     }
 
@@ -72,22 +70,22 @@ impl<C> Reactor<C> {
         }
         let ledger = self.ledger;
         let body_len = if shared.is_counted_by(ledger) { 0 } else { len };
-        let charge = Charge { own: PLACE_LEN, shared: body_len, max: self.sendable_max() };
-        self.admit(handle, len, charge, |backlog, spare, _| {
+        let charge = PLACE_LEN + body_len;
+        self.admit(handle, len, charge, self.sendable_max, |backlog, spare, _| {
             backlog.push(Queued::new(shared, ledger), spare);
-            PLACE_LEN
+            Kept { own: PLACE_LEN, shared: body_len }
         })
     }
 
     /// Whether so many bytes more may be queued. What is being received keeps some room for
     /// itself, as it cannot be refused.
     pub(crate) const fn has_room(&self, len: usize) -> bool {
-        self.buffered.saturating_add(len) <= self.sendable_max()
+        self.buffered.saturating_add(len) <= self.sendable_max
     }
 
     /// How many bytes more may be queued.
     pub(crate) const fn room(&self) -> usize {
-        self.sendable_max().saturating_sub(self.buffered)
+        self.sendable_max.saturating_sub(self.buffered)
     }
 
     /// Takes apart what was sent, or was given up and will not be.
@@ -163,44 +161,47 @@ impl<C> Reactor<C> {
         Some(handle)
     }
 
-    /// Lets `append` queue `len` bytes, if there is room for them, and tell how many are counted
-    /// for the socket alone. The one way in, as [`recycle`](Self::recycle) is the way out.
+    /// Lets `append` queue `len` bytes, for which at most `charge` are kept, if all sockets together
+    /// keep no more than `max` then. The one way in, as [`recycle`](Self::recycle) is the way out.
     #[inline]
     fn admit(
         &mut self,
         handle: Handle,
         len: usize,
-        Charge { own, shared, max }: Charge,
-        append: impl FnOnce(&mut Backlog, &mut Spare, Option<&Lender>) -> usize,
+        charge: usize,
+        max: usize,
+        append: impl FnOnce(&mut Backlog, &mut Spare, Option<&Lending>) -> Kept,
     ) -> Result<SendStatus, SendError> {
-        let buffered = self.buffered.saturating_add(own + shared);
         let socket = sendable(&mut self.sockets, handle)?;
+        let queued = match socket.backlog.admit(len) {
+            Ok(queued) => queued,
+            Err(error) => {
+                self.stats.sends_refused += u64::from(matches!(error, SendError::Full { .. }));
+                return Err(error);
+            }
+        };
         if len == 0 {
-            return Ok(socket.backlog.status());
+            return Ok(socket.backlog.status(queued));
         }
-        if let Err(error) = socket.backlog.admit(len) {
-            self.stats.sends_refused += u64::from(matches!(error, SendError::Full { .. }));
-            return Err(error);
-        }
-        if buffered > max {
-            return Err(self.refuse_crowded(handle, len, own + shared));
+        if self.buffered.saturating_add(charge) > max {
+            return Err(self.refuse_crowded(handle, len, charge));
         }
         socket.pulse.note_sent(self.now_ms);
-        let counted = append(&mut socket.backlog, &mut self.spare, self.lender.as_ref());
-        socket.counted += counted;
-        self.buffered += counted + shared;
+        let kept = append(&mut socket.backlog, &mut self.spare, self.lending.as_ref());
+        socket.counted += kept.own;
+        self.buffered += kept.own + kept.shared;
         self.stats.messages_out += 1;
         if !socket.is_dirty {
             socket.is_dirty = true;
             self.dirty.push(handle);
         }
-        Ok(socket.backlog.status())
+        Ok(socket.backlog.status(queued))
     }
 
     /// All together keep too many bytes for `charge` more.
     #[cold]
     fn refuse_crowded(&mut self, handle: Handle, len: usize, charge: usize) -> SendError {
-        let max = self.sendable_max();
+        let max = self.sendable_max;
         if charge > max {
             return SendError::TooLong { len, max };
         }
@@ -212,20 +213,14 @@ impl<C> Reactor<C> {
         }
         SendError::Exhausted { buffered: self.buffered }
     }
-
-    const fn sendable_max(&self) -> usize {
-        self.buffered_max - self.buffered_max / 8
-    }
 }
 
-/// What is kept once bytes are queued, and was not before.
-struct Charge {
-    /// Bytes that are kept for that socket alone, at most.
+/// Bytes that are kept once some are queued, and were not before.
+struct Kept {
+    /// For that socket alone.
     own: usize,
     /// Those of a body that others share.
     shared: usize,
-    /// How many all sockets together may keep then.
-    max: usize,
 }
 
 /// Keeps the memory of a body that nobody has any more.

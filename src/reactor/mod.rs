@@ -38,7 +38,7 @@ pub(crate) use table::Table;
 pub(crate) use timer::model as timer_model;
 pub(crate) use timer::{TimerKey, Wheel};
 
-use crate::driver::{Driver, End, Lender, Op, Ops, Stock};
+use crate::driver::{Driver, End, Lending, Op, Ops, Stock};
 use crate::error::SendError;
 use crate::event::Handle;
 use crate::options::{NEVER, Options};
@@ -53,7 +53,7 @@ pub(crate) struct Reactor<C> {
     pub(crate) alarms: Wheel<Alarm>,
     pub(crate) spare: Spare,
     /// What is being delivered, if it is so much that a send may read from it.
-    pub(crate) lender: Option<Lender>,
+    pub(crate) lending: Option<Lending>,
     pub(crate) stats: Stats,
     /// The time of the turn, as it was told last.
     pub(crate) now_ms: u64,
@@ -72,6 +72,9 @@ pub(crate) struct Reactor<C> {
     /// Bytes kept for all sockets; shared bodies count once.
     buffered: usize,
     buffered_max: usize,
+    /// How many there may be when something is sent: what is being received keeps some room for
+    /// itself, as it cannot be refused.
+    sendable_max: usize,
     /// Sockets that had to be refused because all together keep so much.
     crowd: VecDeque<Handle>,
     /// PDUs that are longer are large ones.
@@ -109,7 +112,7 @@ impl<C> Reactor<C> {
             census: Census::default(),
             alarms: Wheel::new(),
             spare: Spare::new(stock),
-            lender: None,
+            lending: None,
             stats: Stats::default(),
             now_ms: 0,
             ledger: Ledger::new(),
@@ -119,6 +122,7 @@ impl<C> Reactor<C> {
             deferred: VecDeque::new(),
             buffered: 0,
             buffered_max: options.buffered_bytes_max,
+            sendable_max: options.buffered_bytes_max - options.buffered_bytes_max / 8,
             crowd: VecDeque::new(),
             large_len: LARGE_BUFFERS * options.pool_buffer_len as usize,
             buffer_len: options.pool_buffer_len as usize,
