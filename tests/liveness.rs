@@ -352,6 +352,28 @@ fn bytes_that_are_no_pdu_have_no_deadline() {
     });
 }
 
+/// What waits behind a PDU that has changed how the rest is read has none either.
+#[test]
+fn bytes_behind_a_change_of_delivery_have_no_deadline() {
+    on_every_backend(|lane| {
+        let clock = ManualClock::new();
+        let options = lane.options().clock(&clock).liveness(Liveness::new().frame(secs(30)));
+        let mut timed = Timed { world: World::with(options.delivery(Delivery::Pull)), clock };
+        timed.world.script(|_, net, handle, event| {
+            if let Event::Pdu(_) = event {
+                net.option(handle).unwrap().set_delivery(Delivery::Push).unwrap();
+            }
+        });
+        let (mut peer, handle) = timed.world.served_peer();
+        let bytes = [frame(20, 1), frame(20, 2)].concat();
+        timed.write(&mut peer, handle, &bytes);
+        timed.world.net.option(handle).unwrap().set_delivery(Delivery::default()).unwrap();
+        timed.world.turn_until("all bytes", |world| world.app.received(handle) == bytes);
+        timed.pass(secs(100));
+        assert!(timed.world.net.state(handle).is_ok());
+    });
+}
+
 /// A heartbeat that would have to wait is not sent, and its refusal is nobody's business.
 #[test]
 fn no_heartbeat_goes_behind_pending_bytes() {

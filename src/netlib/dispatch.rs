@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::mem;
+use std::ops::ControlFlow::{self, Break, Continue};
 
 use super::Netlib;
 use super::tell::{Hosted, Notice, Owner};
@@ -15,7 +16,7 @@ use crate::driver::{
 use crate::error::Errno;
 use crate::event::{CloseReason, Event, Handle};
 use crate::options::Delivery;
-use crate::pdu::{Pdu, Reader};
+use crate::pdu::{FrameSpec, Pdu, Reader, cut};
 use crate::planted::{self, Bug};
 use crate::reactor::{Block, Gate, Hold, Origin, Release, Socket, Spare, State};
 
@@ -379,35 +380,50 @@ impl<A> Netlib<A> {
     fn cut_pdus(&mut self, app: &mut A, handle: Handle, input: &mut &[u8]) -> bool {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return true };
         let Some(spec) = socket.framing() else { return false };
-        // Lent from outside of the table, so that a PDU borrows nothing of it (C3).
-        let is_bulky = socket.bulk.is_on();
         socket.is_recut = false;
+        let is_bulky = socket.bulk.is_on();
+        if socket.reader.is_empty() {
+            // What is whole in the input, as nearly all is, needs no reader.
+            while let Ok(Some(frame)) = cut(&spec, input) {
+                let pdu = Pdu::new(frame, spec.header_len());
+                if let Break(is_done) = self.tell_next(app, handle, pdu, is_bulky) {
+                    return is_done;
+                }
+            }
+            if input.is_empty() {
+                return true;
+            }
+        }
+        self.cut_begun(app, handle, input, &spec, is_bulky)
+    }
+
+    /// The same where a PDU has begun, or does not go on as it should.
+    #[inline(never)]
+    fn cut_begun(
+        &mut self,
+        app: &mut A,
+        handle: Handle,
+        input: &mut &[u8],
+        spec: &FrameSpec,
+        is_bulky: bool,
+    ) -> bool {
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return true };
+        // Lent from outside of the table, so that a PDU borrows nothing of it (C3).
         let mut reader = mem::take(&mut socket.reader);
         if !reader.is_empty() {
             make_room(&mut reader, &mut self.reactor.spare, input.len());
         }
         let mut is_new = false;
         let (is_done, error) = loop {
-            let frame = match reader.next_in_input(&spec, input) {
-                Some(frame) => frame,
-                None => match reader.next(&spec, input) {
-                    Ok(Some(pdu)) => pdu.frame(),
-                    Ok(None) => break (true, None),
-                    Err(error) => break (true, Some(error)),
-                },
-            };
-            self.reactor.stats.pdus_in += 1;
-            is_new = true;
-            let len = frame.len();
-            self.tell_pdu(app, handle, Pdu::new(frame, spec.header_len()));
-            let Some(socket) = self.reactor.sockets.find_mut(handle) else { break (true, None) };
-            socket.meter_pdu();
-            if is_bulky {
-                socket.bulk.note_pdu(len, self.reactor.large_len);
-            }
-            let is_held = socket.hold.is_on() || socket.is_recut;
-            if socket.state() != State::Connected || is_held {
-                break (false, None);
+            match reader.next(spec, input) {
+                Ok(Some(pdu)) => {
+                    is_new = true;
+                    if let Break(is_done) = self.tell_next(app, handle, pdu, is_bulky) {
+                        break (is_done, None);
+                    }
+                }
+                Ok(None) => break (true, None),
+                Err(error) => break (true, Some(error)),
             }
         };
         match self.reactor.sockets.find_mut(handle) {
@@ -418,7 +434,8 @@ impl<A> Netlib<A> {
                 } else if reader.is_empty() && reader.has_buffer() {
                     self.reactor.spare.give(reader.take_buffer());
                 }
-                let has_started = !reader.is_empty();
+                // What is left may be read in another way from here on, and be no PDU's beginning.
+                let has_started = !reader.is_empty() && !socket.is_recut;
                 socket.pulse.note_frame(has_started, is_new, self.reactor.now_ms);
                 socket.reader = reader;
                 if has_started {
@@ -435,6 +452,28 @@ impl<A> Netlib<A> {
             self.finish(app, handle, CloseReason::BadFrame(error), Release::Flush);
         }
         is_done
+    }
+
+    /// Tells of a PDU. Breaks where the next one does not follow as a matter of course, with
+    /// whether that is because the connection is gone.
+    #[inline(always)]
+    fn tell_next(
+        &mut self,
+        app: &mut A,
+        handle: Handle,
+        pdu: Pdu<'_>,
+        is_bulky: bool,
+    ) -> ControlFlow<bool> {
+        self.reactor.stats.pdus_in += 1;
+        let len = pdu.frame().len();
+        self.tell_pdu(app, handle, pdu);
+        let Some(socket) = self.reactor.sockets.find_mut(handle) else { return Break(true) };
+        socket.meter_pdu();
+        if is_bulky {
+            socket.bulk.note_pdu(len, self.reactor.large_len);
+        }
+        let is_held = socket.hold.is_on() || socket.is_recut;
+        if socket.state() != State::Connected || is_held { Break(false) } else { Continue(()) }
     }
 }
 

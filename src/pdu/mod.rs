@@ -40,6 +40,7 @@ pub use frame::{Endian, FrameError, FrameSpec, FrameSpecError, LengthCounts};
 pub use header::{HEADER_LEN, Header};
 pub use primitives::{ByteReader, ByteWriter, DataTooLong, TextError, Underflow};
 pub use reader::Reader;
+pub(crate) use reader::cut;
 pub use writer::{EncodeError, encode, encode_bytes};
 
 /// A whole PDU, lent in place.

@@ -76,17 +76,6 @@ impl Reader {
         self.next_of_carry(spec, input)
     }
 
-    /// The next PDU's bytes, if nothing is held and it is whole in the input, as most are. `None`
-    /// says no more than that [`next`](Self::next) is to be asked.
-    #[inline]
-    pub(crate) fn next_in_input<'i>(
-        &self,
-        spec: &FrameSpec,
-        input: &mut &'i [u8],
-    ) -> Option<&'i [u8]> {
-        if self.is_empty() { cut(spec, input).ok()? } else { None }
-    }
-
     // Apart from what is whole in the input, as most PDUs are.
     #[inline(never)]
     fn next_of_carry(
@@ -242,7 +231,10 @@ impl fmt::Debug for Reader {
 
 /// Cuts the first PDU off `input`, if it is whole.
 #[inline]
-fn cut<'i>(spec: &FrameSpec, input: &mut &'i [u8]) -> Result<Option<&'i [u8]>, FrameError> {
+pub(crate) fn cut<'i>(
+    spec: &FrameSpec,
+    input: &mut &'i [u8],
+) -> Result<Option<&'i [u8]>, FrameError> {
     let Some(len) = spec.frame_len(input)? else { return Ok(None) };
     let Some((frame, rest)) = input.split_at_checked(len) else { return Ok(None) };
     *input = rest;

@@ -99,6 +99,7 @@ impl Bulk {
     }
 
     /// Memory that the driver has.
+    #[inline]
     pub(crate) fn lent_len(&self) -> usize {
         self.lent.map_or(0, |capacity| capacity.get() as usize)
     }

@@ -162,7 +162,7 @@ impl<C> Reactor<C> {
     }
 
     /// Lets `append` queue `len` bytes, for which at most `charge` are kept, if all sockets together
-    /// keep no more than `max` then. The one way in, as [`recycle`](Self::recycle) is the way out.
+    /// keep no more than `max` then. The one way in; [`recycle`](Self::recycle) is the way out.
     #[inline]
     fn admit(
         &mut self,
