@@ -161,8 +161,8 @@ impl<C> Reactor<C> {
         Some(handle)
     }
 
-    /// Lets `append` queue `len` bytes, for which at most `charge` are kept, if all sockets together
-    /// keep no more than `max` then. The one way in; [`recycle`](Self::recycle) is the way out.
+    /// Lets `append` queue `len` bytes, for which at most `charge` are kept, if all sockets keep no
+    /// more than `max` together then. The one way in; [`recycle`](Self::recycle) is the way out.
     #[inline]
     fn admit(
         &mut self,
