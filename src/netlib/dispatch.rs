@@ -421,6 +421,9 @@ impl<A> Netlib<A> {
                     if let Break(is_done) = self.tell_next(app, handle, pdu, is_bulky) {
                         break (is_done, None);
                     }
+                    if reader.is_empty() {
+                        break (false, None);
+                    }
                 }
                 Ok(None) => break (true, None),
                 Err(error) => break (true, Some(error)),
