@@ -97,7 +97,6 @@ impl<T> Wheel<T> {
     ///
     /// In the order of their ticks, and of arming within one tick. A timer that is armed between
     /// two calls with the same time never comes out of the second one.
-    #[inline]
     pub(crate) fn pop_expired(&mut self, now_ms: u64) -> Option<(TimerKey, u64, T)> {
         // The last tick is never reached, so there is always one to move a deadline to.
         let now_ms = now_ms.min(NEVER - 1);
