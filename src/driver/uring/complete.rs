@@ -37,7 +37,7 @@ impl Uring {
                 let has_more = cqueue::sock_nonempty(flags);
                 self.complete_chunk(token.handle(), chunk, has_more, batch);
             }
-            (Some(Op::Send), None) => self.complete_send(entry, token.handle(), batch),
+            (Some(Op::Send), _) => self.complete_send(entry, token.handle(), batch),
             (op, chunk) => {
                 let (handle, result) = (token.handle(), entry.result());
                 let answer = Answer { handle, result, is_last: !cqueue::more(flags), chunk };
