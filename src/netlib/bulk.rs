@@ -33,7 +33,6 @@ impl<A> Netlib<A> {
             socket.fill_meter(now_ms);
         }
         if rest.is_fresh() {
-            socket.note_lot(received, received + rest.missing(), self.reactor.buffer_len);
             self.deliver_fresh(app, handle, rest.into_buffer());
         } else if let Err(buffer) = self.tell_alone(app, handle, rest.into_buffer()) {
             // It is not whole, or not to be told now: as if it had come in chunks.
@@ -84,6 +83,7 @@ impl<A> Netlib<A> {
             }
             return self.deliver_more(app, handle);
         }
+        socket.bulk.note_lot(buffer.len() < self.reactor.buffer_len / 2);
         let lot = Lot::new(buffer, self.driver.stock().clone());
         self.reactor.lending = Lender::of_lot(&lot).map(Lending::new);
         self.deliver(app, handle, &lot);

@@ -6,10 +6,9 @@
 //! was, which then is the PDU, or its beginning; and the rest of one that has begun is received
 //! behind that.
 //!
-//! The same serves a flood, PDUs that fill one pool buffer after the other: a few sockets a turn,
-//! each with many bytes at once, leave more of what was received in the processor's cache until it
-//! is sent on than all sockets at once, each with whatever has come. Who fills what it was given
-//! room for is given twice as much the next time, and who needs little of it is given less.
+//! The same serves a flood, small PDUs that fill one pool buffer after the other: a few sockets a
+//! turn, each with many bytes at once, leave more of what was received in the processor's cache
+//! until it is sent on than all sockets at once, each with whatever has come.
 //!
 //! Room is given for what has been earned and not for what is promised: twice what has come of
 //! the PDU, or what the longest of those before it had.
@@ -19,7 +18,7 @@
 use std::num::NonZeroU32;
 
 use super::{Reactor, Socket, State};
-use crate::driver::{Driver, LARGE_BYTES_PER_WAIT, Op, Ops, Rest};
+use crate::driver::{Driver, Op, Ops, Rest};
 use crate::event::Handle;
 use crate::options::Delivery;
 
@@ -29,8 +28,8 @@ pub(crate) struct Bulk {
     patience: u8,
     /// Pool buffers that were filled in a row.
     filled: u8,
-    /// How much of a flood is expected at once: half of a pool buffer, and twice as much for each
-    /// step above the first. Zero where none is expected.
+    /// So many receives of little more, and no flood is expected any longer. After each, less is
+    /// expected of the next.
     flood: u8,
     /// Whether the receive that is outstanding is one into pool buffers.
     is_many: bool,
@@ -69,28 +68,17 @@ impl Bulk {
                 self.was_short = false;
             }
             self.filled = 0;
-            self.flood = FLOOD_START;
+            self.flood = FLOOD_PATIENCE;
         }
     }
 
-    /// Of `asked` bytes what was there was received at once.
-    fn note_lot(&mut self, received: usize, asked: usize, buffer_len: usize) {
-        let is_little = received < (asked / 4).max(buffer_len / 2);
-        self.flood = match self.flood {
-            0 if received == asked && !is_little => FLOOD_START,
-            flood if received == asked => FLOOD_MAX.min(flood + 1),
-            flood if is_little => flood / 2,
-            flood => flood,
+    /// What was there was received at once, while much is expected.
+    pub(crate) const fn note_lot(&mut self, is_little: bool) {
+        self.flood = match (self.flood, is_little) {
+            (0, _) => 0,
+            (flood, true) => flood - 1,
+            (_, false) => FLOOD_PATIENCE,
         };
-    }
-
-    /// How many bytes of a flood are expected at once.
-    fn flood_len(&self, buffer_len: usize) -> usize {
-        let len = match self.flood {
-            0 => 0,
-            flood => (buffer_len / 2) << (flood - 1),
-        };
-        len.min(LARGE_BYTES_PER_WAIT.max(buffer_len))
     }
 
     /// A PDU of `len` bytes was whole, while large ones are expected.
@@ -128,13 +116,6 @@ impl<C> Socket<C> {
         self.bulk.note_chunk(is_full && self.meter.is_none());
     }
 
-    /// Of `asked` bytes what was there was received at once, while much is expected.
-    pub(crate) fn note_lot(&mut self, received: usize, asked: usize, buffer_len: usize) {
-        if self.meter.is_none() {
-            self.bulk.note_lot(received, asked, buffer_len);
-        }
-    }
-
     /// How many bytes a buffer is to have in the end that is given to the PDU which has started;
     /// `None` where the next receive is better one of another kind.
     fn room_for_rest(&self) -> Option<usize> {
@@ -153,9 +134,13 @@ impl<C> Socket<C> {
     /// some pool buffers have, and a few, so that less comes than there is room for.
     fn whole_len(&self, buffer_len: usize) -> usize {
         let allowed = self.meter.as_ref().map_or(usize::MAX, |meter| meter.bytes_left());
-        // What is asked for counts for how many sockets have their turn.
+        let flood_len = match self.bulk.flood {
+            0 => 0,
+            // What is asked for counts for how many sockets have their turn.
+            flood => (usize::from(FLOOD_BUFFERS) * buffer_len) >> (FLOOD_PATIENCE - flood),
+        };
         (self.bulk.earned as usize)
-            .max(self.bulk.flood_len(buffer_len))
+            .max(flood_len)
             .min(ROOM_MAX)
             .saturating_add(TAIL_LEN)
             .min(allowed)
@@ -241,14 +226,12 @@ pub(crate) const TAIL_LEN: usize = 1024;
 /// The most room that one PDU is given; what is longer is received in parts.
 const ROOM_MAX: usize = 1 << 30;
 
-/// So many pool buffers that are full, one after the other, make a flood.
+/// How many bytes of a flood are received at once, in pool buffers; and so many that are full, one
+/// after the other, make a flood.
 const FLOOD_BUFFERS: u8 = 4;
 
-/// Of a flood that has begun, four pool buffers are expected at once.
-const FLOOD_START: u8 = 4;
-
-/// Of no flood more than sixteen are, nor more than a wait receives into large buffers.
-const FLOOD_MAX: u8 = 6;
+/// So many receives of little in a row, and a flood is over.
+const FLOOD_PATIENCE: u8 = 4;
 
 /// So many small PDUs in a row, and a connection counts as one of small PDUs again.
 const PATIENCE: u8 = 8;
@@ -281,7 +264,7 @@ mod tests {
         assert!(!bulk.is_on() && bulk.earned == 0);
     }
 
-    /// A flood is expected after full buffers in a row, and until little has come three times in a
+    /// A flood is expected after full buffers in a row, and until little has come so often in a
     /// row.
     #[test]
     fn a_flood_is_full_buffers_in_a_row() {
@@ -292,34 +275,15 @@ mod tests {
         }
         bulk.note_chunk(true);
         assert!(bulk.is_much() && !bulk.is_on(), "of large PDUs nothing is known");
-        for expected in [2048, 512, 256] {
-            let asked = bulk.flood_len(512);
-            assert_eq!((asked, bulk.is_much()), (expected, true));
-            bulk.note_lot(100, asked, 512);
+        for _ in 0..3 {
+            bulk.note_lot(false);
+            for _ in 1..FLOOD_PATIENCE {
+                bulk.note_lot(true);
+                assert!(bulk.is_much());
+            }
         }
+        bulk.note_lot(true);
         assert!(!bulk.is_much());
-    }
-
-    /// Who fills what there is room for gets more, up to a limit; who needs a quarter gets as much
-    /// again, and who needs less gets much less. One full buffer is a flood's beginning as well.
-    #[test]
-    fn as_much_is_expected_as_comes() {
-        let mut bulk = Bulk::default();
-        bulk.note_lot(511, 512, 512);
-        assert!(!bulk.is_much());
-        bulk.note_lot(512, 512, 512);
-        for expected in [2048, 4096, 8192, 8192] {
-            let asked = bulk.flood_len(512);
-            assert_eq!(asked, expected);
-            bulk.note_lot(asked, asked, 512);
-        }
-        bulk.note_lot(2048, 8192, 512);
-        assert_eq!(bulk.flood_len(512), 8192);
-        bulk.note_lot(2047, 8192, 512);
-        assert_eq!(bulk.flood_len(512), 1024);
-        bulk.flood = FLOOD_MAX;
-        assert_eq!(bulk.flood_len(1 << 16), LARGE_BYTES_PER_WAIT);
-        assert_eq!(bulk.flood_len(1 << 20), 1 << 20, "a pool buffer is no less than that");
     }
 
     /// A rest that came back short is not asked for again before something else has come.
