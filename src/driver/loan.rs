@@ -78,7 +78,7 @@ pub(crate) struct Lending {
 impl Lending {
     pub(crate) fn new(lender: Lender) -> Self {
         let bytes: &[u8] = &lender;
-        let len = u32::try_from(bytes.len()).expect("a buffer is at most some MiB long");
+        let len = u32::try_from(bytes.len()).expect("a buffer is at most 1 GiB long");
         Self { address: bytes.as_ptr().addr(), len, lender }
     }
 

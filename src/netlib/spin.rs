@@ -90,6 +90,8 @@ impl Spin {
                 }
                 self.is_of_completions = pdus == 0;
                 self.costs = [None; 2];
+                self.distance = 1;
+                self.stretches_left = 0;
             }
             let cost = nanos / if pdus == 0 { self.completions } else { pdus };
             if is_early && !self.is_far_dearer(cost) {
@@ -193,6 +195,34 @@ mod tests {
         assert!(looking(&mut spin, 100, 30, 20) > 85);
     }
 
+    /// Once a change was found out, it is looked at again soon, however long the way before it had
+    /// been confirmed; and so where PDUs take the place of completions.
+    #[test]
+    fn what_is_new_is_tried_again_soon() {
+        let tries_within = |spin: &mut Spin, stretches| {
+            let mut tries = 0;
+            for _ in 0..stretches {
+                looking(spin, 1, 20, 30);
+                tries += u32::from(spin.is_trying);
+            }
+            tries
+        };
+        let mut spin = Spin::new(Duration::from_micros(50));
+        looking(&mut spin, 200, 30, 20);
+        assert_eq!(spin.distance, BETWEEN_TRIES);
+        while spin.is_looking || spin.is_trying {
+            looking(&mut spin, 1, 20, 30);
+        }
+        assert!(tries_within(&mut spin, 12) >= 2);
+        looking(&mut spin, 200, 20, 30);
+        assert_eq!(tries_within(&mut spin, 12), 0, "confirmed for long");
+        spin.note(1, 1, || Duration::ZERO);
+        while spin.waits > 0 {
+            spin.note(1, 1, || Duration::from_secs(1));
+        }
+        assert!(spin.distance == 1 && spin.stretches_left <= 1, "of PDUs nothing is known");
+    }
+
     /// What was judged in a moment that was like no other is mended as soon as the moment is over.
     #[test]
     fn a_false_judgement_does_not_last() {
@@ -222,18 +252,18 @@ mod tests {
         assert!(looked < 10 * STRETCH, "{looked} waits of {}", 100 * STRETCH);
     }
 
-    /// A try that is far dearer ends after an eighth of a stretch, one that is a little dearer with
-    /// its stretch.
+    /// A try that is far dearer ends after an eighth of a stretch, the first look as well; one that
+    /// is a little dearer ends with its stretch.
     #[test]
     fn a_try_that_is_far_dearer_ends_early() {
         for (looking_us, expected) in [(30, GLANCE), (22, STRETCH)] {
             let (mut spin, mut cpu, mut tried) = (Spin::new(Duration::from_micros(50)), 0, 0);
             for _ in 0..(2 * BETWEEN_TRIES + 4) * STRETCH {
-                let is_try = spin.is_trying && spin.is_looking;
-                tried += u32::from(is_try);
-                cpu += if spin.is_looking { looking_us } else { 20 };
+                let was_looking = spin.is_looking;
+                tried += u32::from(was_looking);
+                cpu += if was_looking { looking_us } else { 20 };
                 spin.note(1, 0, || Duration::from_micros(cpu));
-                if is_try && !spin.is_looking {
+                if was_looking && !spin.is_looking {
                     break;
                 }
             }
