@@ -99,6 +99,13 @@ fn a_drip_does_not_keep_a_pdu_open() {
         }
         timed.write(&mut peer, handle, &bytes[..1]);
         timed.expect_expiry(handle, secs(30), Deadline::Frame);
+
+        // Whoever was let in meanwhile has no more time than others.
+        let (mut peer, handle) = timed.world.served_peer();
+        timed.write(&mut peer, handle, &bytes);
+        timed.world.net.mark_ready(handle).unwrap();
+        timed.write(&mut peer, handle, &bytes[..20]);
+        timed.expect_expiry(handle, secs(30), Deadline::Frame);
     });
 }
 

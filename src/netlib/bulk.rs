@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::Netlib;
-use crate::driver::{Driver, Lender, Lending, Lot, Rest};
+use crate::driver::{Driver, Lender, Lot, Rest};
 use crate::event::{Event, Handle};
 use crate::pdu::Pdu;
 use crate::reactor::{State, TAIL_LEN};
@@ -85,9 +85,7 @@ impl<A> Netlib<A> {
         }
         socket.bulk.note_lot(buffer.len() < self.reactor.buffer_len / 2);
         let lot = Lot::new(buffer, self.driver.stock().clone());
-        self.reactor.lending = Lender::of_lot(&lot).map(Lending::new);
-        self.deliver(app, handle, &lot);
-        self.reactor.lending = None;
+        self.deliver_lent(app, handle, Lender::of_lot(&lot), &lot);
     }
 
     fn deliver_more(&mut self, app: &mut A, handle: Handle) {

@@ -108,9 +108,7 @@ impl<A> Netlib<A> {
         socket.pulse.note_received(self.reactor.now_ms);
         socket.fill_meter(self.reactor.now_ms);
         socket.note_chunk(chunk.len() == self.reactor.buffer_len);
-        self.reactor.lending = Lender::of_chunk(chunk).map(Lending::new);
-        self.deliver(app, handle, chunk);
-        self.reactor.lending = None;
+        self.deliver_lent(app, handle, Lender::of_chunk(chunk), chunk);
         // Whether it is metered may have been decided by what was delivered.
         self.judge_speed(app, handle, chunk.len());
         self.judge_unready(app, handle);
@@ -323,6 +321,20 @@ impl<A> Netlib<A> {
         }
     }
 
+    /// Delivers what is held and then `input`, from which a send may be lent bytes meanwhile.
+    #[inline]
+    pub(super) fn deliver_lent(
+        &mut self,
+        app: &mut A,
+        handle: Handle,
+        lender: Option<Lender>,
+        input: &[u8],
+    ) {
+        self.reactor.lending = lender.map(Lending::new);
+        self.deliver(app, handle, input);
+        self.reactor.lending = None;
+    }
+
     /// Delivers what is held and then `input`, in whichever way the socket asks for at that byte.
     /// What may not be delivered now is held.
     pub(super) fn deliver(&mut self, app: &mut A, handle: Handle, mut input: &[u8]) {
@@ -383,6 +395,7 @@ impl<A> Netlib<A> {
         socket.is_recut = false;
         let is_bulky = socket.bulk.is_on();
         if socket.reader.is_empty() {
+            debug_assert!(!socket.pulse.has_frame(), "only held bytes have a deadline");
             // What is whole in the input, as nearly all is, needs no reader.
             while let Ok(Some(frame)) = cut(&spec, input) {
                 let pdu = Pdu::new(frame, spec.header_len());

@@ -81,7 +81,7 @@ impl Pulse {
     /// The peer is heard again after a time in which nobody listened to it.
     pub(crate) fn hear(&mut self, now_ms: u64) {
         self.received_ms = now_ms;
-        if self.frame_since_ms != NEVER {
+        if self.has_frame() {
             self.frame_since_ms = now_ms;
         }
     }
@@ -95,9 +95,14 @@ impl Pulse {
     pub(crate) fn note_frame(&mut self, is_started: bool, is_new: bool, now_ms: u64) {
         if !is_started {
             self.frame_since_ms = NEVER;
-        } else if is_new || self.frame_since_ms == NEVER {
+        } else if is_new || !self.has_frame() {
             self.frame_since_ms = now_ms;
         }
+    }
+
+    /// Whether there is a PDU that has begun.
+    pub(crate) const fn has_frame(&self) -> bool {
+        self.frame_since_ms != NEVER
     }
 
     pub(crate) fn note_sent(&mut self, now_ms: u64) {
