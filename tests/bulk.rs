@@ -3,9 +3,11 @@
 
 mod support;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
 use support::*;
@@ -92,6 +94,33 @@ fn a_large_pdu_is_shared_and_not_copied() {
         }
         assert!(*kept.borrow() == frames, "what is kept stays as it was");
         world.net.abort(handle).unwrap();
+    });
+}
+
+/// So are large PDUs that come as fast as they are read, but for few.
+#[test]
+fn large_pdus_in_a_row_are_shared_and_not_copied() {
+    on_every_backend(|lane| {
+        let mut world = World::new(lane);
+        let (mut peer, _) = world.served_peer();
+        peer.set_nonblocking(false).unwrap();
+        let counts = Rc::new(Cell::new((0, 0)));
+        let counter = Rc::clone(&counts);
+        world.script(move |_, _, _, event| {
+            if let Event::Pdu(pdu) = event {
+                let is_shared = pdu.to_bytes().as_ptr() == pdu.frame().as_ptr();
+                let (told, shared) = counter.get();
+                counter.set((told + 1, shared + u32::from(is_shared)));
+            }
+        });
+        let writer = thread::spawn(move || {
+            let bytes = frame(LARGE, 1);
+            (0..200).for_each(|_| peer.write_all(&bytes).unwrap());
+            peer
+        });
+        world.turn_until("all PDUs", |_| counts.get().0 == 200);
+        assert!(counts.get().1 >= 180, "{} of 200 are no copies", counts.get().1);
+        writer.join().unwrap();
     });
 }
 
