@@ -64,6 +64,9 @@ impl Relay {
 
     /// Lets the sink read all, which is what was sent to it; and nothing is lent any more.
     fn finish(mut self) {
+        // With buffers that are small to the end, older kernels take half a minute for it.
+        SockRef::from(&self.sink).set_recv_buffer_size(1 << 20).unwrap();
+        self.world.net.option(self.to).unwrap().set_send_buffer_size(1 << 20).unwrap();
         let read = self.world.read(&mut self.sink, self.expected.len());
         assert!(read == self.expected, "bytes differ");
         self.world.settle();
