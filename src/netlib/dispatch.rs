@@ -44,6 +44,7 @@ impl<A> Netlib<A> {
         }
     }
 
+    // Apart from what comes for each PDU, which would pay for its frame.
     #[inline(never)]
     fn dispatch_other(&mut self, app: &mut A, handle: Handle, last: bool, outcome: Outcome) {
         let op = outcome.op();

@@ -63,6 +63,7 @@ impl Uring {
         batch.push(Completion { handle, last: false, outcome: Outcome::Received(chunk) });
     }
 
+    // Apart from what comes for each PDU, which would pay for its frame.
     #[inline(never)]
     fn complete_other(&mut self, op: Option<Op>, answer: Answer, batch: &mut Vec<Completion>) {
         let (handle, is_last) = (answer.handle, answer.is_last);
@@ -75,6 +76,7 @@ impl Uring {
                 self.in_flight -= 1;
                 return;
             }
+            // A send has had its own way; of anything else nobody knows.
             Some(Op::Send) | None => return,
         };
         if let Some(outcome) = outcome {
