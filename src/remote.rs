@@ -46,6 +46,7 @@ impl Remote {
 
     /// Whether a stop was asked for; it is then taken as done.
     pub(crate) fn take_stop(&self) -> bool {
-        self.must_stop.swap(false, Ordering::AcqRel)
+        // Looked at in each turn, and a swap is dear.
+        self.must_stop.load(Ordering::Acquire) && self.must_stop.swap(false, Ordering::AcqRel)
     }
 }

@@ -262,6 +262,14 @@ impl Flight {
         }
     }
 
+    /// So many bytes more have left. What it carried, if these were the last of it and it has own
+    /// bytes only, as most have; otherwise nothing is changed.
+    #[inline]
+    pub(crate) fn finish(&mut self, len: usize) -> Option<Outgoing> {
+        let load = self.0.0.as_ref()?;
+        (load.is_plain() && load.own.len() - load.offset == len).then(|| self.land())
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.0.0.as_ref().is_none_or(|load| match load.is_plain() {
             true => load.offset == load.own.len(),

@@ -72,6 +72,7 @@ impl Pool {
     }
 
     /// The chunk that the kernel filled: `len` bytes of a buffer that was given to it.
+    #[inline]
     pub(crate) fn claim(&self, id: u16, len: u32) -> Chunk {
         assert!(id < self.region.count, "the kernel returns only ids that it was given");
         assert!(len as usize <= self.region.buffer_len, "the kernel stays within a buffer");

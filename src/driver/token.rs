@@ -88,6 +88,11 @@ impl Token {
         Handle::from_bits(self.0)
     }
 
+    /// Whether a request of that kind carries it.
+    pub(crate) const fn is(self, op: Op) -> bool {
+        self.0 >> 56 == op as u64
+    }
+
     /// `None` for bits that no request of ours carries.
     pub(crate) const fn op(self) -> Option<Op> {
         match self.0 >> 56 {

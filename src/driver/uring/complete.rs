@@ -8,6 +8,8 @@ use std::os::fd::AsFd;
 use io_uring::cqueue;
 use socket2::SockRef;
 
+use super::super::buf_ring::BufRing;
+use super::super::slots::Slots;
 use super::super::token::Token;
 use super::super::{Chunk, Completion, Form, LARGE_BYTES_PER_WAIT, Op, Outcome, Rest};
 use super::Uring;
@@ -23,61 +25,82 @@ struct Answer {
     result: i32,
     /// No F_MORE: the request is over, whatever the result is.
     is_last: bool,
+    /// Of a receive: there is more to be received.
+    has_more: bool,
     chunk: Option<Chunk>,
 }
 
+/// Yields what nearly every completion is: one buffer of many, or the end of a send that has sent
+/// all it had. Whether it was that; if not, nothing is changed.
+// Of the driver it takes what it needs, as the queue is borrowed meanwhile.
+#[inline(always)]
+pub(super) fn complete_usual(
+    (slots, buffers, in_flight): (&mut Slots<Slot>, &mut BufRing, &mut usize),
+    entry: &cqueue::Entry,
+    batch: &mut Vec<Completion>,
+) -> bool {
+    let (token, flags) = (Token::from_bits(entry.user_data()), entry.flags());
+    let Ok(len) = u32::try_from(entry.result()) else { return false };
+    let (handle, is_last) = (token.handle(), !cqueue::more(flags));
+    if len == 0 {
+        return false;
+    }
+    let Some(slot) = slots.find_mut(handle) else { return false };
+    match cqueue::buffer_select(flags) {
+        Some(id) if token.is(Op::Receive) && slot.outstanding.has(Op::Receive) && !is_last => {
+            let has_more = cqueue::sock_nonempty(flags);
+            if slot.run.is_suspect(has_more) {
+                return false;
+            }
+            slot.run.note(has_more);
+            let outcome = Outcome::Received(buffers.claim(id, len));
+            batch.push(Completion { handle, last: false, outcome });
+            true
+        }
+        None if token.is(Op::Send) && is_last => {
+            // Without a send that is outstanding nothing flies.
+            let Some(outgoing) = slot.flight.finish(len as usize) else { return false };
+            slot.end(Op::Send);
+            slot.sent_in_all += u64::from(len);
+            *in_flight -= 1;
+            batch.push(Completion { handle, last: true, outcome: Outcome::Sent(outgoing) });
+            true
+        }
+        _ => false,
+    }
+}
+
 impl Uring {
+    /// Yields a completion of any kind.
     pub(super) fn complete(&mut self, entry: &cqueue::Entry, batch: &mut Vec<Completion>) {
+        let parts = (&mut *self.slots, &mut *self.buffers, &mut self.in_flight);
+        if complete_usual(parts, entry, batch) {
+            return;
+        }
         let (token, flags) = (Token::from_bits(entry.user_data()), entry.flags());
         let len = u32::try_from(entry.result()).unwrap_or(0);
         // A buffer is ours again even when the completion brings no bytes.
         let chunk = cqueue::buffer_select(flags).map(|id| self.buffers.claim(id, len));
-        match (token.op(), chunk) {
-            (Some(Op::Receive), Some(chunk)) if len > 0 && cqueue::more(flags) => {
-                let has_more = cqueue::sock_nonempty(flags);
-                self.complete_chunk(token.handle(), chunk, has_more, batch);
-            }
-            (Some(Op::Send), _) => self.complete_send(entry, token.handle(), batch),
-            (op, chunk) => {
-                let (handle, result) = (token.handle(), entry.result());
-                let answer = Answer { handle, result, is_last: !cqueue::more(flags), chunk };
-                self.complete_other(op, answer, batch);
-            }
-        }
-    }
-
-    /// One buffer of many: what nearly every completion of a receive brings.
-    #[inline]
-    fn complete_chunk(
-        &mut self,
-        handle: Handle,
-        chunk: Chunk,
-        has_more: bool,
-        batch: &mut Vec<Completion>,
-    ) {
-        let slot = self.slots.find_mut(handle).filter(|slot| slot.outstanding.has(Op::Receive));
-        let Some(slot) = slot else { return };
-        if slot.run.note(has_more) && !slot.is_single {
-            self.look_for_reset(handle);
-        }
-        batch.push(Completion { handle, last: false, outcome: Outcome::Received(chunk) });
-    }
-
-    // Apart from what comes for each PDU, which would pay for its frame.
-    #[inline(never)]
-    fn complete_other(&mut self, op: Option<Op>, answer: Answer, batch: &mut Vec<Completion>) {
+        let answer = Answer {
+            handle: token.handle(),
+            result: entry.result(),
+            is_last: !cqueue::more(flags),
+            has_more: cqueue::sock_nonempty(flags),
+            chunk,
+        };
         let (handle, is_last) = (answer.handle, answer.is_last);
-        let outcome = match op {
+        let outcome = match token.op() {
             Some(Op::Accept) => self.complete_accept(&answer),
             Some(Op::Connect) => self.complete_connect(&answer),
             Some(Op::Receive) => return self.complete_receive(answer, batch),
+            Some(Op::Send) => self.complete_send(&answer),
             Some(Op::Wake) => return self.complete_wake(),
             Some(Op::Cancel) => {
                 self.in_flight -= 1;
                 return;
             }
-            // A send has had its own way; of anything else nobody knows.
-            Some(Op::Send) | None => return,
+            // Nobody knows what it is of.
+            None => return,
         };
         if let Some(outcome) = outcome {
             batch.push(Completion { handle, last: is_last, outcome });
@@ -153,6 +176,9 @@ impl Uring {
         if may_retry && (self.is_probed(handle, errno) || self.is_retried(errno)) {
             self.slots.expect_mut(handle).start(Op::Receive);
             return self.submit_receive(handle);
+        }
+        if received > 0 && !last {
+            self.note_chunk(handle, answer.has_more);
         }
         let outcome = match (answer.result, answer.chunk) {
             (1.., Some(chunk)) => Outcome::Received(chunk),
@@ -236,32 +262,27 @@ impl Uring {
         errno.is_transient() || self.degrade(Feature::ReceiveMulti, errno)
     }
 
-    /// Whether a receive ended because [`look_for_reset`](Self::look_for_reset) asked it to.
+    /// Whether a receive ended because [`note_chunk`](Self::note_chunk) asked it to.
     fn is_probed(&self, handle: Handle, errno: Errno) -> bool {
         let is_single = self.slots.find(handle).is_some_and(|slot| slot.is_single);
         is_single && errno.is_cancellation()
     }
 
-    /// Looks after a multishot receive that may have missed a reset, see [`Run`](super::Run). The
-    /// kernel is asked, once an arming and not per buffer.
-    #[cold]
-    fn look_for_reset(&mut self, handle: Handle) {
+    /// Notes one buffer of many. If a reset may have been missed, see [`Run`](super::Run), the
+    /// kernel is asked: once an arming and not per buffer.
+    fn note_chunk(&mut self, handle: Handle, has_more: bool) {
         let slot = self.slots.expect_mut(handle);
-        if sys::is_hung_up(slot.socket.as_fd()) {
+        let is_suspect = slot.run.is_suspect(has_more) && !slot.is_single;
+        slot.run.note(has_more);
+        if is_suspect && sys::is_hung_up(slot.socket.as_fd()) {
             slot.is_single = true;
             self.submit_cancel(Token::new(Op::Receive, handle));
         }
     }
 
-    #[inline]
-    fn complete_send(
-        &mut self,
-        entry: &cqueue::Entry,
-        handle: Handle,
-        batch: &mut Vec<Completion>,
-    ) {
-        let (result, is_last) = (entry.result(), !cqueue::more(entry.flags()));
-        let Some((slot, was_cancelled)) = self.settle(Op::Send, handle, is_last) else { return };
+    fn complete_send(&mut self, answer: &Answer) -> Option<Outcome> {
+        let (handle, result) = (answer.handle, answer.result);
+        let (slot, was_cancelled) = self.settle(Op::Send, handle, answer.is_last)?;
         let errno = Errno(-result);
         let sent = usize::try_from(result).unwrap_or(0);
         slot.flight.advance(sent);
@@ -270,18 +291,18 @@ impl Uring {
         let is_going_on = sent > 0 || errno.is_transient();
         if !is_whole && is_going_on && !was_cancelled {
             slot.start(Op::Send);
-            return self.submit_send(handle);
+            self.submit_send(handle);
+            return None;
         }
         let outgoing = slot.flight.land();
         if let Some(gather) = slot.gather.take() {
             self.gathers.give(gather);
         }
-        let outcome = match result {
+        Some(match result {
             1.. if is_whole => Outcome::Sent(outgoing),
             0.. => Outcome::SendFailed(Errno::CANCELLED, outgoing),
             _ => Outcome::SendFailed(errno, outgoing),
-        };
-        batch.push(Completion { handle, last: is_last, outcome });
+        })
     }
 
     fn complete_wake(&mut self) {
@@ -307,3 +328,120 @@ impl Uring {
 
 const RESET: Errno = Errno(libc::ECONNRESET);
 const NO_BUFFERS: i32 = -libc::ENOBUFS;
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use io_uring::opcode;
+    use io_uring::types::Fd;
+
+    use super::super::super::{Driver, Family};
+    use super::*;
+    use crate::options::Options;
+
+    const HANDLE: Handle = Handle::new(0, 1);
+
+    /// A ring whose completions are forged: by another one, which puts them into its queue.
+    struct Forged {
+        driver: Uring,
+        forger: Uring,
+        _peer: UnixStream,
+    }
+
+    impl Forged {
+        /// With one socket. `None` where the kernel has no ring, or may be unable to do that.
+        fn new() -> Option<Self> {
+            let mut driver = Uring::new(&Options::new()).ok()?;
+            if !driver.features.has(Feature::NoSqArray) {
+                return None;
+            }
+            let mut forger = Uring::new(&Options::new()).unwrap();
+            let (near, far) = UnixStream::pair().unwrap();
+            // As if it was TCP, for the multishot form.
+            driver.adopt(OwnedFd::from(near).into(), Family::Inet, HANDLE).unwrap();
+            for ring in [&mut driver, &mut forger] {
+                ring.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+            }
+            Some(Self { driver, forger, _peer: far })
+        }
+
+        fn forge(&mut self, token: Token, result: i32, flags: u32) {
+            let (target, bits) = (Fd(self.driver.ring.as_raw_fd()), token.to_bits());
+            let entry = opcode::MsgRingData::new(target, result, bits, Some(flags)).build();
+            // Of a cancel's own end nothing is told.
+            let end = Token::new(Op::Cancel, HANDLE).to_bits();
+            self.forger.push(entry.user_data(end));
+            self.forger.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+        }
+
+        fn wait(&mut self) -> Vec<Completion> {
+            let mut batch = Vec::new();
+            self.driver.wait(Some(Duration::from_secs(10)), &mut batch).unwrap();
+            batch
+        }
+    }
+
+    const SKIPPED: &str = "SKIPPED: without io_uring, or before Linux 6.6";
+
+    const BUFFER: u32 = 1;
+    const MORE: u32 = 2;
+    const NONEMPTY: u32 = 4;
+
+    /// A completion of a request that is not outstanding tells nothing, and the buffer that it
+    /// carries is ours again.
+    #[test]
+    fn what_nobody_asked_for_is_dropped() {
+        let Some(mut ring) = Forged::new() else { return println!("{SKIPPED}") };
+        let (all, stale) = (ring.driver.counters().buffers_kernel, Handle::new(0, 2));
+        for handle in [HANDLE, stale] {
+            for (op, result, flags) in [
+                (Op::Receive, 4, BUFFER | MORE | NONEMPTY),
+                (Op::Receive, 4, BUFFER | MORE),
+                (Op::Receive, 4, BUFFER),
+                (Op::Receive, 0, 0),
+                (Op::Send, 4, 0),
+                (Op::Send, -libc::EPIPE, 0),
+                (Op::Connect, 0, 0),
+                (Op::Accept, -libc::ECONNABORTED, 0),
+            ] {
+                ring.forge(Token::new(op, handle), result, flags);
+                assert!(ring.wait().is_empty(), "{op:?} with {result}");
+                // Before it looks, a wait gives the kernel all that are free.
+                let (counters, claimed) = (ring.driver.counters(), flags & BUFFER);
+                let buffers = (counters.buffers_kernel, counters.buffers_free);
+                assert_eq!(buffers, (all - claimed, claimed), "{op:?} with {result}");
+                assert_eq!(counters.buffers_lent, 0);
+            }
+        }
+    }
+
+    /// What a socket is told comes in the order in which it completed, be it usual or not.
+    #[test]
+    fn completions_stay_in_order() {
+        let Some(mut ring) = Forged::new() else { return println!("{SKIPPED}") };
+        ring.driver.receive(HANDLE);
+        ring.driver.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+        // Usual, a first one that finds the socket empty, usual, the last.
+        for (result, flags) in [
+            (1, BUFFER | MORE | NONEMPTY),
+            (2, BUFFER | MORE),
+            (3, BUFFER | MORE | NONEMPTY),
+            (4, BUFFER | MORE),
+            (5, BUFFER),
+        ] {
+            ring.forge(Token::new(Op::Receive, HANDLE), result, flags);
+        }
+        let told: Vec<_> = ring
+            .wait()
+            .into_iter()
+            .map(|completion| match completion.outcome {
+                Outcome::Received(chunk) => (chunk.len(), completion.last),
+                outcome => panic!("{outcome:?}"),
+            })
+            .collect();
+        assert_eq!(told, [(1, false), (2, false), (3, false), (4, false), (5, true)]);
+    }
+}

@@ -36,6 +36,7 @@ use crate::error::Errno;
 use crate::event::Handle;
 use crate::options::{Feature, Features};
 use crate::sys;
+use complete::complete_usual;
 use gather::SpareGathers;
 use slot::{Run, Slot};
 
@@ -59,8 +60,8 @@ pub(crate) struct Uring {
     large_bytes: usize,
     /// Outcomes of what needed no request, for the next `wait` (D3).
     settled: Vec<Completion>,
-    /// Where completions are copied to before they are looked at; kept for its memory.
-    reaped: Vec<cqueue::Entry>,
+    /// Completions that take more than a look, while they are reaped.
+    others: Vec<cqueue::Entry>,
     /// Closes that may wait to be submitted. No completion tells of them, so none is in flight.
     closes: usize,
     /// Requests without a last completion, the driver's own included.
@@ -268,14 +269,29 @@ impl Uring {
         }
     }
 
-    /// Yields the completions that are in the queue.
+    /// Yields the completions that are in the queue: for as long as they are of the usual kinds,
+    /// from where they are; all others behind them, in order.
     fn reap(&mut self, batch: &mut Vec<Completion>) {
-        let mut reaped = mem::take(&mut self.reaped);
-        reaped.extend(self.ring.completion());
-        for entry in reaped.drain(..) {
+        let queue = self.ring.completion();
+        batch.reserve(queue.len());
+        for entry in queue {
+            let parts = (&mut *self.slots, &mut *self.buffers, &mut self.in_flight);
+            if !self.others.is_empty() || !complete_usual(parts, &entry, batch) {
+                self.others.push(entry);
+            }
+        }
+        if !self.others.is_empty() {
+            self.complete_others(batch);
+        }
+    }
+
+    #[inline(never)]
+    fn complete_others(&mut self, batch: &mut Vec<Completion>) {
+        let mut others = mem::take(&mut self.others);
+        for entry in others.drain(..) {
             self.complete(&entry, batch);
         }
-        self.reaped = reaped;
+        self.others = others;
     }
 
     /// Ends every request and waits for their last completions. Whether it saw them all.

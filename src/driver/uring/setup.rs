@@ -64,7 +64,7 @@ impl Uring {
             readable: VecDeque::new(),
             large_bytes: 0,
             settled: Vec::new(),
-            reaped: Vec::new(),
+            others: Vec::new(),
             closes: 0,
             in_flight: 0,
             is_draining: false,

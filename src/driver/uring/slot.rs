@@ -51,19 +51,19 @@ impl Run {
     /// Half of what the kernel takes in a go, to be on the safe side.
     const LONG: u8 = 16;
 
-    /// One buffer more. Whether a reset may have been missed: only when the socket is empty now.
-    pub(super) fn note(&mut self, has_more: bool) -> bool {
-        match (*self, has_more) {
-            (Self::Fresh, true) => false,
-            (Self::Going(count), true) => {
-                *self = Self::Going((count + 1).min(Self::LONG));
-                false
-            }
-            (before, false) => {
-                *self = Self::Going(0);
-                before == Self::Fresh || before == Self::Going(Self::LONG)
-            }
-        }
+    /// Whether a reset may have been missed, by the buffer that is next to be noted: only if the
+    /// socket is empty now.
+    pub(super) fn is_suspect(self, has_more: bool) -> bool {
+        !has_more && (self == Self::Fresh || self == Self::Going(Self::LONG))
+    }
+
+    /// One buffer more.
+    pub(super) fn note(&mut self, has_more: bool) {
+        *self = match (*self, has_more) {
+            (Self::Fresh, true) => Self::Fresh,
+            (Self::Going(count), true) => Self::Going((count + 1).min(Self::LONG)),
+            (_, false) => Self::Going(0),
+        };
     }
 }
 
@@ -117,18 +117,23 @@ mod tests {
     #[test]
     fn a_missed_reset_is_looked_for_once_an_arming() {
         let mut run = Run::Fresh;
-        assert!(!run.note(true) && !run.note(true));
-        assert!(run.note(false), "empty for the first time");
+        let mut looks = |has_more: bool| {
+            let is_suspect = run.is_suspect(has_more);
+            run.note(has_more);
+            is_suspect
+        };
+        assert!(!looks(true) && !looks(true));
+        assert!(looks(false), "empty for the first time");
         for _ in 0..100 {
-            assert!(!run.note(false), "small messages cost no look");
+            assert!(!looks(false), "small messages cost no look");
         }
         for _ in 0..Run::LONG - 1 {
-            assert!(!run.note(true));
+            assert!(!looks(true));
         }
-        assert!(!run.note(false), "a short run");
+        assert!(!looks(false), "a short run");
         for _ in 0..2 * Run::LONG {
-            assert!(!run.note(true));
+            assert!(!looks(true));
         }
-        assert!(run.note(false), "a long run");
+        assert!(looks(false), "a long run");
     }
 }
