@@ -358,6 +358,35 @@ fn a_callback_set_in_connect_gets_the_very_first_data() {
     });
 }
 
+/// A callback that is replaced hears nothing more, also of PDUs that came along with the last one
+/// it was told of.
+#[test]
+fn a_callback_set_in_mid_chunk_gets_the_very_next_pdu() {
+    fn first(app: &mut App, net: &mut Netlib<App>, handle: Handle, event: Event<'_>) {
+        if let Event::Pdu(_) = event {
+            app.note(net, handle, "first");
+            net.option(handle).unwrap().set_callback(second);
+        }
+    }
+    fn second(app: &mut App, net: &mut Netlib<App>, handle: Handle, event: Event<'_>) {
+        if let Event::Pdu(_) = event {
+            app.note(net, handle, "second");
+            net.option(handle).unwrap().set_callback(first);
+        }
+    }
+    on_every_backend(|lane| {
+        let mut world = World::new(lane);
+        let (mut peer, handle) = world.served_peer();
+        let before = world.app.log_of(handle).len();
+        world.net.option(handle).unwrap().set_callback(first);
+        let bytes: Vec<u8> = (1..=4).flat_map(|fill| frame(20, fill)).collect();
+        world.write(&mut peer, &bytes);
+        world.turn_until("all PDUs", |world| world.app.log_of(handle).len() == before + 4);
+        let told = ["first", "second", "first", "second"].map(Entry::Note);
+        assert_eq!(world.app.log_of(handle)[before..], told);
+    });
+}
+
 /// C6: data and the end of the stream arrive together: first all of the data, then one Close.
 #[test]
 fn data_that_arrives_with_the_end_is_delivered_before_close() {

@@ -104,7 +104,7 @@ impl<A> Netlib<A> {
 
     /// Gives a socket another owner. The former one comes back with calls that nobody answers.
     pub(super) fn change_owner(&mut self, handle: Handle, owner: Owner<A>) -> Option<Owner<A>> {
-        let former = std::mem::replace(self.owner_mut(handle)?, owner);
+        let former = self.reactor.sockets.find_mut(handle)?.set_owner(owner);
         if let Owner::Object(hosted) = &former {
             for alarm in hosted.calls.iter().flat_map(|calls| calls.alarms()) {
                 self.reactor.alarms.cancel(alarm);

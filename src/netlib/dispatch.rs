@@ -14,7 +14,7 @@ use crate::driver::{
     Chunk, Completion, Driver, End, Endpoint, Lender, Lending, Op, Outcome, Outgoing,
 };
 use crate::error::Errno;
-use crate::event::{CloseReason, Event, Handle};
+use crate::event::{Callback, CloseReason, Event, Handle};
 use crate::options::Delivery;
 use crate::pdu::{FrameSpec, Pdu, Reader, cut};
 use crate::planted::{self, Bug};
@@ -394,13 +394,13 @@ impl<A> Netlib<A> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return true };
         let Some(spec) = socket.framing() else { return false };
         socket.is_recut = false;
-        let is_bulky = socket.bulk.is_on();
+        let course = Course::of(socket);
         if socket.reader.is_empty() {
             debug_assert!(!socket.pulse.has_frame(), "only held bytes have a deadline");
             // What is whole in the input, as nearly all is, needs no reader.
             while let Ok(Some(frame)) = cut(&spec, input) {
                 let pdu = Pdu::new(frame, spec.header_len());
-                if let Break(is_done) = self.tell_next(app, handle, pdu, is_bulky) {
+                if let Break(is_done) = self.tell_next(app, handle, pdu, &course) {
                     return is_done;
                 }
             }
@@ -408,7 +408,7 @@ impl<A> Netlib<A> {
                 return true;
             }
         }
-        self.cut_begun(app, handle, input, &spec, is_bulky)
+        self.cut_begun(app, handle, input, &spec, &course)
     }
 
     /// The same where a PDU has begun, or does not go on as it should.
@@ -419,7 +419,7 @@ impl<A> Netlib<A> {
         handle: Handle,
         input: &mut &[u8],
         spec: &FrameSpec,
-        is_bulky: bool,
+        course: &Course<A>,
     ) -> bool {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return true };
         // Lent from outside of the table, so that a PDU borrows nothing of it (C3).
@@ -432,7 +432,7 @@ impl<A> Netlib<A> {
             match reader.next(spec, input) {
                 Ok(Some(pdu)) => {
                     is_new = true;
-                    if let Break(is_done) = self.tell_next(app, handle, pdu, is_bulky) {
+                    if let Break(is_done) = self.tell_next(app, handle, pdu, course) {
                         break (is_done, None);
                     }
                     if reader.is_empty() {
@@ -479,18 +479,54 @@ impl<A> Netlib<A> {
         app: &mut A,
         handle: Handle,
         pdu: Pdu<'_>,
-        is_bulky: bool,
+        course: &Course<A>,
     ) -> ControlFlow<bool> {
         self.reactor.stats.pdus_in += 1;
-        let len = pdu.frame().len();
-        self.tell_pdu(app, handle, pdu);
+        let (len, changes) = (pdu.frame().len(), self.reactor.sockets.changes());
+        match course.callback {
+            // Called right here: each copy of an event costs as much as cutting a PDU.
+            Some(callback) => self.call_back(app, handle, callback, Event::Pdu(pdu)),
+            None => self.tell(app, handle, Event::Pdu(pdu)),
+        }
+        if !course.is_noted && self.reactor.sockets.changes() == changes {
+            return Continue(());
+        }
+        self.go_on(handle, len, course)
+    }
+
+    /// Whether the next PDU follows, after one that may have changed that.
+    fn go_on(&mut self, handle: Handle, len: usize, course: &Course<A>) -> ControlFlow<bool> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return Break(true) };
         socket.meter_pdu();
-        if is_bulky {
+        if course.is_bulky {
             socket.bulk.note_pdu(len, self.reactor.large_len);
         }
         let is_held = socket.hold.is_on() || socket.is_recut;
         if socket.state() != State::Connected || is_held { Break(false) } else { Continue(()) }
+    }
+}
+
+/// How one PDU after the other is told, for as long as the socket stays as it is.
+struct Course<A> {
+    /// Who is told, if it is a callback.
+    callback: Option<Callback<A>>,
+    /// Large PDUs are expected.
+    is_bulky: bool,
+    /// Each PDU is noted, be it because of that or for a rate.
+    is_noted: bool,
+}
+
+impl<A> Course<A> {
+    fn of(socket: &Socket<Owner<A>>) -> Self {
+        let is_bulky = socket.bulk.is_on();
+        Self {
+            callback: match socket.owner {
+                Owner::Callback(callback) => Some(callback),
+                Owner::Object(_) | Owner::Factory(_) => None,
+            },
+            is_bulky,
+            is_noted: is_bulky || socket.meter.is_some(),
+        }
     }
 }
 

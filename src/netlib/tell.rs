@@ -16,7 +16,6 @@ use super::Netlib;
 use crate::conn::call::{CallHandler, Calls};
 use crate::conn::{Answer, Connection, Context, Factory};
 use crate::event::{Callback, CloseReason, Event, Handle, TimerId};
-use crate::pdu::Pdu;
 use crate::planted::{self, Bug};
 use crate::reactor::{Release, State};
 
@@ -69,35 +68,29 @@ pub(super) enum Notice<'a, A> {
 }
 
 impl<A> Netlib<A> {
-    /// Tells whoever owns the socket of a PDU, as [`tell`](Self::tell) does of all else.
-    // A callback is called right here: each copy of an event costs as much as cutting a PDU.
-    #[inline(always)]
-    pub(super) fn tell_pdu(&mut self, app: &mut A, handle: Handle, pdu: Pdu<'_>) {
-        let Some(socket) = self.reactor.sockets.find(handle) else { return };
-        if let (Owner::Callback(callback), true) = (&socket.owner, socket.is_owned()) {
-            let callback = *callback;
-            if self.panics(|net| callback(app, net, handle, Event::Pdu(pdu))) {
-                self.end_panicked(app, handle);
-            }
-        } else {
-            self.tell(app, handle, Event::Pdu(pdu));
-        }
-    }
-
     /// Tells whoever owns the socket, which has not been given up since it was looked at last.
     pub(super) fn tell(&mut self, app: &mut A, handle: Handle, event: Event<'_>) {
         let Some(socket) = self.reactor.sockets.find(handle) else { return };
         let may_be_told = socket.is_owned() || planted::has(Bug::ToldAfterClose);
         assert!(may_be_told, "C2: nothing is told of what its user has given up");
         match socket.owner {
-            Owner::Callback(callback) => {
-                if self.panics(|net| callback(app, net, handle, event)) {
-                    self.end_panicked(app, handle);
-                }
-            }
+            Owner::Callback(callback) => self.call_back(app, handle, callback, event),
             Owner::Object(_) => self.tell_object(app, handle, Notice::Event(event)),
             // Its connections are told; of the listener's own end nobody is.
             Owner::Factory(_) => {}
+        }
+    }
+
+    #[inline]
+    pub(super) fn call_back(
+        &mut self,
+        app: &mut A,
+        handle: Handle,
+        callback: Callback<A>,
+        event: Event<'_>,
+    ) {
+        if self.panics(|net| callback(app, net, handle, event)) {
+            self.end_panicked(app, handle);
         }
     }
 
@@ -198,8 +191,8 @@ impl<A> Netlib<A> {
         let former = match &mut socket.owner {
             // Its calls stay, for an object of the same type.
             Owner::Object(hosted) => hosted.object.replace(object),
-            owner => {
-                *owner = Owner::Object(Hosted::new(object));
+            Owner::Callback(_) | Owner::Factory(_) => {
+                socket.set_owner(Owner::Object(Hosted::new(object)));
                 None
             }
         };

@@ -446,12 +446,13 @@ impl<C> Reactor<C> {
     }
 }
 
-/// The socket of a handle, if it may send.
+/// The socket of a handle, if it may send. That it does is no reason for who delivers to it to look
+/// at it again.
 fn sendable<C>(
     sockets: &mut Table<Socket<C>>,
     handle: Handle,
 ) -> Result<&mut Socket<C>, SendError> {
-    match sockets.find_mut(handle) {
+    match sockets.find_quietly(handle) {
         Some(socket) if socket.may_send() => Ok(socket),
         Some(socket) if socket.is_owned() => Err(SendError::NotConnected),
         _ => Err(SendError::Stale),

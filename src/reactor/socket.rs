@@ -43,7 +43,7 @@ pub(crate) struct Socket<C> {
     pub(crate) bulk: Bulk,
     pub(crate) backlog: Backlog,
     delivery: Delivery,
-    /// How it is cut into PDUs may have changed since this was last unset.
+    /// How it is cut into PDUs, or who is told of them, may have changed since this was last unset.
     pub(crate) is_recut: bool,
     pub(crate) owner: C,
     pub(crate) user_data: u64,
@@ -284,6 +284,12 @@ impl<C> Socket<C> {
     pub(crate) fn set_delivery(&mut self, delivery: Delivery) -> bool {
         self.is_recut = true;
         std::mem::replace(&mut self.delivery, delivery) != delivery
+    }
+
+    /// Gives it another owner, and returns the former one.
+    pub(crate) fn set_owner(&mut self, owner: C) -> C {
+        self.is_recut = true;
+        std::mem::replace(&mut self.owner, owner)
     }
 
     /// The application says that the peer is who it should be.

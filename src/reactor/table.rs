@@ -13,11 +13,13 @@ pub(crate) struct Table<T> {
     /// over does not run through the generations faster than the table as a whole.
     generation: u32,
     len_max: usize,
+    /// How often an entry came, went, or was given out to be changed.
+    changes: u64,
 }
 
 impl<T> Table<T> {
     pub(crate) const fn new(len_max: usize) -> Self {
-        Self { slab: Slab::new(), generation: 0, len_max }
+        Self { slab: Slab::new(), generation: 0, len_max, changes: 0 }
     }
 
     /// A handle for a new entry; `None`, and the entry back, when the table is full.
@@ -25,6 +27,7 @@ impl<T> Table<T> {
         if self.slab.len() >= self.len_max {
             return Err(value);
         }
+        self.changes += 1;
         self.generation = self.generation % Handle::GENERATION_MAX + 1;
         let index = self.slab.insert((self.generation, value));
         let index = u32::try_from(index).expect("a table is limited to 2³² entries");
@@ -33,6 +36,7 @@ impl<T> Table<T> {
 
     pub(crate) fn remove(&mut self, handle: Handle) -> Option<T> {
         self.find(handle)?;
+        self.changes += 1;
         Some(self.slab.remove(handle.index() as usize).1)
     }
 
@@ -43,11 +47,27 @@ impl<T> Table<T> {
         }
     }
 
+    #[inline]
     pub(crate) fn find_mut(&mut self, handle: Handle) -> Option<&mut T> {
+        self.changes += 1;
+        self.find_quietly(handle)
+    }
+
+    /// As [`find_mut`](Self::find_mut), for changes that are nobody else's business: they do not
+    /// count as such.
+    #[inline]
+    pub(crate) fn find_quietly(&mut self, handle: Handle) -> Option<&mut T> {
         match self.slab.get_mut(handle.index() as usize) {
             Some((generation, value)) if *generation == handle.generation() => Some(value),
             _ => None,
         }
+    }
+
+    /// A number that stays the same for as long as no entry may have changed: whatever was learnt
+    /// of one still holds.
+    #[inline]
+    pub(crate) const fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// All entries, with their handles.
@@ -81,6 +101,23 @@ mod tests {
         assert_eq!(table.remove(first), None);
         assert_eq!((table.find(second), table.find(third)), (Some(&'b'), Some(&'c')));
         assert_eq!(table.find(Handle::NONE), None);
+    }
+
+    /// Every way to change an entry is noticed, but the one that says it is not to be.
+    #[test]
+    fn changes_are_noticed() {
+        let mut table = Table::new(2);
+        let mut last = table.changes();
+        let mut is_new = |changes: u64| std::mem::replace(&mut last, changes) != changes;
+        let handle = table.insert('a').unwrap();
+        assert!(is_new(table.changes()));
+        assert_eq!(table.find(handle), Some(&'a'));
+        assert_eq!(table.find_quietly(handle), Some(&mut 'a'));
+        assert!(!is_new(table.changes()));
+        assert_eq!(table.find_mut(handle), Some(&mut 'a'));
+        assert!(is_new(table.changes()));
+        table.remove(handle);
+        assert!(is_new(table.changes()));
     }
 
     /// Generations wrap to one, never to zero.
