@@ -19,7 +19,9 @@ use crate::event::{CloseReason, Handle, SocketState, TimerId};
 use crate::options::{BacklogLimits, Delivery, Limits, Liveness, NEVER};
 use crate::pdu::{FrameSpec, Reader};
 
+// What each PDU looks at stands together, at the front.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Socket<C> {
     state: State,
     pub(crate) family: Family,
@@ -37,36 +39,36 @@ pub(crate) struct Socket<C> {
     pub(crate) is_aborted: bool,
     /// The peer's end of stream was seen.
     pub(crate) peer_finished: bool,
-    /// `None` until something of the connection's end is known.
-    closing: Option<Box<Closing>>,
-    pub(crate) reader: Reader,
-    pub(crate) bulk: Bulk,
-    pub(crate) backlog: Backlog,
-    delivery: Delivery,
     /// How it is cut into PDUs, or who is told of them, may have changed since this was last unset.
     pub(crate) is_recut: bool,
     pub(crate) owner: C,
+    /// `None` until something of the connection's end is known.
+    closing: Option<Box<Closing>>,
+    /// `None` where nothing is limited.
+    pub(crate) meter: Option<Box<Meter>>,
+    pub(crate) bulk: Bulk,
+    delivery: Delivery,
+    /// Bytes kept for this socket, as they were counted last.
+    pub(crate) counted: usize,
+    pub(crate) backlog: Backlog,
+    pub(crate) reader: Reader,
+    pub(crate) pulse: Pulse,
+    /// When the alarm is due; `NEVER` without one.
+    pub(crate) alarm_ms: u64,
+    pub(crate) limits: Rc<Limits>,
+    /// The one alarm of the state: of connecting, of a connection's next deadline, of closing, or
+    /// of a listener's rest.
+    pub(crate) alarm: Option<TimerKey>,
+    /// PDUs that reached no handler.
+    pub(crate) errors: u32,
     pub(crate) user_data: u64,
     /// The member of a reconnect set whose connection or attempt this is.
     pub(crate) member: Option<Box<MemberKey>>,
     /// Timers that go with the connection.
     #[expect(clippy::box_collection, reason = "hardly any socket has some")]
     pub(crate) timers: Option<Box<Vec<TimerId>>>,
-    /// The one alarm of the state: of connecting, of a connection's next deadline, of closing, or
-    /// of a listener's rest.
-    pub(crate) alarm: Option<TimerKey>,
-    /// When the alarm is due; `NEVER` without one.
-    pub(crate) alarm_ms: u64,
-    pub(crate) pulse: Pulse,
-    pub(crate) limits: Rc<Limits>,
-    /// `None` where nothing is limited.
-    pub(crate) meter: Option<Box<Meter>>,
     /// Of an attempt to connect to a host.
     pub(crate) attempt: Option<Box<Attempt>>,
-    /// PDUs that reached no handler.
-    pub(crate) errors: u32,
-    /// Bytes kept for this socket, as they were counted last.
-    pub(crate) counted: usize,
     /// Of a listener.
     pub(crate) gate: Option<Box<Gate>>,
     /// Of an accepted connection, where its listener counts: who let it in.
