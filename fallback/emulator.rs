@@ -77,7 +77,7 @@ impl Epoll {
     /// Puts a socket into the run queue, if one of its operations may go on.
     fn enqueue(&mut self, handle: Handle) {
         let slot = self.slots.expect_mut(handle);
-        if !slot.is_queued && slot.may_go_on() {
+        if !slot.is_queued && !slot.ready().is_empty() {
             slot.is_queued = true;
             self.runnable.push_back(handle);
         }
@@ -159,47 +159,50 @@ impl Epoll {
 
     /// One step for each of a socket's operations that may go on.
     fn step(&mut self, handle: Handle, may_be_large: bool, batch: &mut Vec<Completion>) {
-        for op in [Op::Send, Op::Connect, Op::Accept, Op::Receive] {
-            // Receives go on for a while: answers to what is read together leave together.
-            let tries = if op == Op::Receive { READS_PER_STEP } else { 1 };
-            for _ in 0..tries {
-                let slot = self.slots.expect_mut(handle);
-                if !slot.may_go_on_with(op) {
-                    break;
-                }
-                let step = match op {
-                    Op::Send => {
-                        self.counters.sends += 1;
-                        slot.send()
-                    }
-                    Op::Connect => slot.finish_connect(),
-                    Op::Accept => slot.accept(),
-                    Op::Receive => match slot.form {
-                        Form::Whole(_) if !may_be_large => {
-                            debug_assert!(!slot.is_postponed, "it waits once");
-                            slot.is_postponed = true;
-                            self.postponed.push_back(handle);
-                            break;
-                        }
-                        Form::Whole(len) => {
-                            let step = slot.receive_whole(len, &self.stock);
-                            if matches!(step, Step::Yield { .. }) {
-                                self.large_bytes += len;
-                            }
-                            step
-                        }
-                        Form::Rest(_) => slot.receive_rest(),
-                        Form::Many | Form::Taken(_) | Form::Ended(_) => slot.receive(&self.pool),
-                    },
-                    Op::Cancel | Op::Wake => Step::Blocked,
-                };
-                if let Step::Yield { last, outcome } = step {
-                    if last {
-                        slot.outstanding.remove(op);
-                    }
-                    batch.push(Completion { handle, last, outcome });
-                }
+        let others = self.slots.expect_mut(handle).ready().without(Ops::only(Op::Receive));
+        if !others.is_empty() {
+            self.step_others(handle, others, batch);
+        }
+        let slot = self.slots.expect_mut(handle);
+        // Receives go on for a while: answers to what is read together leave together.
+        for _ in 0..READS_PER_STEP {
+            if !slot.ready().has(Op::Receive) {
+                return;
             }
+            let step = match slot.form {
+                Form::Whole(_) if !may_be_large => {
+                    debug_assert!(!slot.is_postponed, "it waits once");
+                    slot.is_postponed = true;
+                    return self.postponed.push_back(handle);
+                }
+                Form::Whole(len) => {
+                    let step = slot.receive_whole(len, &self.stock);
+                    if matches!(step, Step::Yield { .. }) {
+                        self.large_bytes += len;
+                    }
+                    step
+                }
+                Form::Rest(_) => slot.receive_rest(),
+                Form::Many | Form::Taken(_) | Form::Ended(_) => slot.receive(&self.pool),
+            };
+            slot.finish(Op::Receive, step, handle, batch);
+        }
+    }
+
+    // Apart from receives, which would pay for its frame.
+    #[inline(never)]
+    fn step_others(&mut self, handle: Handle, ops: Ops, batch: &mut Vec<Completion>) {
+        let slot = self.slots.expect_mut(handle);
+        for op in [Op::Send, Op::Connect, Op::Accept].into_iter().filter(|op| ops.has(*op)) {
+            let step = match op {
+                Op::Connect => slot.finish_connect(),
+                Op::Accept => slot.accept(),
+                _ => {
+                    self.counters.sends += 1;
+                    slot.send()
+                }
+            };
+            slot.finish(op, step, handle, batch);
         }
     }
 }

@@ -12,8 +12,9 @@ use socket2::SockRef;
 
 use crate::driver::outgoing::Flight;
 use crate::driver::pool::Pool;
-use crate::driver::{Family, Form, Op, Ops, Outcome, Rest, Stock};
+use crate::driver::{Completion, Family, Form, Op, Ops, Outcome, Rest, Stock};
 use crate::error::Errno;
+use crate::event::Handle;
 use crate::sys;
 
 /// One adopted socket.
@@ -67,17 +68,32 @@ impl Slot {
         }
     }
 
-    pub(super) fn may_go_on(&self) -> bool {
-        self.outstanding.iter().any(|op| self.may_go_on_with(op))
+    /// The operations that may go on without waiting for an edge.
+    pub(super) fn ready(&self) -> Ops {
+        let mut ready = Ops::NONE;
+        if self.readable && !self.is_postponed {
+            ready = READING;
+        }
+        if self.writable {
+            ready = ready.or(WRITING);
+        }
+        ready.and(self.outstanding)
     }
 
-    pub(super) fn may_go_on_with(&self, op: Op) -> bool {
-        let is_ready = match op {
-            Op::Accept | Op::Receive => self.readable && !self.is_postponed,
-            Op::Connect | Op::Send => self.writable,
-            Op::Cancel | Op::Wake => false,
-        };
-        is_ready && self.outstanding.has(op)
+    /// Yields what an operation's step came to, if it came to something.
+    #[inline]
+    pub(super) fn finish(
+        &mut self,
+        op: Op,
+        step: Step,
+        handle: Handle,
+        batch: &mut Vec<Completion>,
+    ) {
+        let Step::Yield { last, outcome } = step else { return };
+        if last {
+            self.outstanding.remove(op);
+        }
+        batch.push(Completion { handle, last, outcome });
     }
 
     pub(super) fn send(&mut self) -> Step {
@@ -227,6 +243,10 @@ impl Slot {
         }
     }
 }
+
+/// The operations that wait until a socket is readable, and until it is writable.
+const READING: Ops = Ops::only(Op::Accept).or(Ops::only(Op::Receive));
+const WRITING: Ops = Ops::only(Op::Connect).or(Ops::only(Op::Send));
 
 /// Pieces that one call sends; what is behind them goes with the next.
 const PIECES_PER_CALL: usize = 64;
