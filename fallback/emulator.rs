@@ -185,7 +185,7 @@ impl Epoll {
                 Form::Rest(_) => slot.receive_rest(),
                 Form::Many | Form::Taken(_) | Form::Ended(_) => slot.receive(&self.pool),
             };
-            slot.finish(Op::Receive, step, handle, batch);
+            slot.yield_step(Op::Receive, step, handle, batch);
         }
     }
 
@@ -195,14 +195,15 @@ impl Epoll {
         let slot = self.slots.expect_mut(handle);
         for op in [Op::Send, Op::Connect, Op::Accept].into_iter().filter(|op| ops.has(*op)) {
             let step = match op {
-                Op::Connect => slot.finish_connect(),
-                Op::Accept => slot.accept(),
-                _ => {
+                Op::Send => {
                     self.counters.sends += 1;
                     slot.send()
                 }
+                Op::Connect => slot.finish_connect(),
+                Op::Accept => slot.accept(),
+                Op::Receive | Op::Cancel | Op::Wake => unreachable!("not among these"),
             };
-            slot.finish(op, step, handle, batch);
+            slot.yield_step(op, step, handle, batch);
         }
     }
 }

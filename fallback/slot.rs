@@ -82,7 +82,7 @@ impl Slot {
 
     /// Yields what an operation's step came to, if it came to something.
     #[inline]
-    pub(super) fn finish(
+    pub(super) fn yield_step(
         &mut self,
         op: Op,
         step: Step,

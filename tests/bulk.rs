@@ -126,6 +126,22 @@ fn large_pdus_in_a_row_are_shared_and_not_copied() {
     });
 }
 
+/// After some small PDUs in a row nothing is expected of a peer any more, also where the callback
+/// does nothing with the library.
+#[test]
+fn what_was_earned_is_forgotten_after_small_pdus() {
+    on_every_backend(|lane| {
+        let mut world = World::new(lane);
+        let (mut peer, handle) = bulky_peer(&mut world);
+        world.net.option(handle).unwrap().set_callback(|_, _, _, _| {});
+        world.write(&mut peer, &frame(32, 1).repeat(20));
+        world.write(&mut peer, &frame(LARGE, 2)[..200]);
+        world.settle();
+        let buffered = world.net.stats().buffered_bytes;
+        assert!((200..10_000).contains(&buffered), "{buffered} bytes are kept of 200");
+    });
+}
+
 /// Room is given for what has come: twice as much of a first PDU, and of a later one what the one
 /// before it had. A promise alone gets none.
 #[test]

@@ -85,6 +85,20 @@ fn a_peer_that_is_too_fast_for_too_long_is_closed() {
     });
 }
 
+/// A rate holds as well where the callback does nothing with the library.
+#[test]
+fn a_fast_peer_of_a_quiet_callback_is_slowed_down() {
+    on_every_backend(|lane| {
+        let limits = Limits::new().pdus(Rate::per_second(10).burst(4));
+        let (mut world, _clock) = world_with(lane.options().limits(limits));
+        let (mut peer, handle) = world.served_peer();
+        world.net.option(handle).unwrap().set_callback(|_, _, _, _| {});
+        world.write(&mut peer, &frame(32, 1).repeat(20));
+        world.settle();
+        assert_eq!(pdus_in(&world), 5);
+    });
+}
+
 /// A rate of bytes holds for bytes without PDUs; taking it away lets the peer go on at once.
 #[test]
 fn bytes_are_metered_without_pdus() {

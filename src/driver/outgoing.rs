@@ -262,10 +262,10 @@ impl Flight {
         }
     }
 
-    /// So many bytes more have left. What it carried, if these were the last of it and it has own
-    /// bytes only, as most have; otherwise nothing is changed.
+    /// So many bytes more have left: lands, if these are the last and it has own bytes only, as
+    /// most have; otherwise nothing is changed.
     #[inline]
-    pub(crate) fn finish(&mut self, len: usize) -> Option<Outgoing> {
+    pub(crate) fn land_if_last(&mut self, len: usize) -> Option<Outgoing> {
         let load = self.0.0.as_ref()?;
         (load.is_plain() && load.own.len() - load.offset == len).then(|| self.land())
     }

@@ -1,7 +1,9 @@
 //! What a completion means to a socket, and what its user is told of it.
 //!
 //! After every [`tell`](Netlib::tell) the socket is looked up again: the callback may have closed,
-//! paused or changed it, or given its place away.
+//! paused or changed it, or given its place away. But for PDUs that come in a row: there it is
+//! looked up again if the callback has changed any socket in another way than by sending
+//! ([`Table::changes`](crate::reactor::Table::changes)), see `Netlib::tell_next`.
 
 #![forbid(unsafe_code)]
 
@@ -393,7 +395,7 @@ impl<A> Netlib<A> {
     fn cut_pdus(&mut self, app: &mut A, handle: Handle, input: &mut &[u8]) -> bool {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return true };
         let Some(spec) = socket.framing() else { return false };
-        socket.is_recut = false;
+        socket.is_changed = false;
         let course = Course::of(socket);
         if socket.reader.is_empty() {
             debug_assert!(!socket.pulse.has_frame(), "only held bytes have a deadline");
@@ -452,7 +454,8 @@ impl<A> Netlib<A> {
                     self.reactor.spare.give(reader.take_buffer());
                 }
                 // What is left may be read in another way from here on, and be no PDU's beginning.
-                let has_started = !reader.is_empty() && !socket.is_recut;
+                // If it is one all the same, the next round notes it.
+                let has_started = !reader.is_empty() && !socket.is_changed;
                 socket.pulse.note_frame(has_started, is_new, self.reactor.now_ms);
                 socket.reader = reader;
                 if has_started {
@@ -489,9 +492,24 @@ impl<A> Netlib<A> {
             None => self.tell(app, handle, Event::Pdu(pdu)),
         }
         if !course.is_noted && self.reactor.sockets.changes() == changes {
+            debug_assert!(self.is_on_course(handle, course), "what changes it is counted");
             return Continue(());
         }
         self.go_on(handle, len, course)
+    }
+
+    /// Whether the next PDU is told as the last one was (C2), as is taken for granted where nothing
+    /// has changed.
+    fn is_on_course(&self, handle: Handle, course: &Course<A>) -> bool {
+        let Some(socket) = self.reactor.sockets.find(handle) else { return false };
+        let is_same_owner = match (&socket.owner, course.callback) {
+            (Owner::Callback(callback), Some(former)) => std::ptr::fn_addr_eq(*callback, former),
+            (Owner::Object(_) | Owner::Factory(_), None) => true,
+            _ => false,
+        };
+        let is_noted = socket.bulk.is_on() || socket.meter.is_some();
+        let is_held = socket.hold.is_on() || socket.is_changed;
+        socket.state() == State::Connected && is_same_owner && !is_noted && !is_held
     }
 
     /// Whether the next PDU follows, after one that may have changed that.
@@ -501,7 +519,7 @@ impl<A> Netlib<A> {
         if course.is_bulky {
             socket.bulk.note_pdu(len, self.reactor.large_len);
         }
-        let is_held = socket.hold.is_on() || socket.is_recut;
+        let is_held = socket.hold.is_on() || socket.is_changed;
         if socket.state() != State::Connected || is_held { Break(false) } else { Continue(()) }
     }
 }

@@ -406,7 +406,8 @@ impl<A> Netlib<A> {
     /// # Errors
     /// [`Stale`]: the handle was closed.
     pub fn option(&mut self, handle: Handle) -> Result<SocketOptions<'_, A>, Stale> {
-        self.reactor.owned(handle).ok_or(Stale)?;
+        let socket = self.reactor.sockets.find(handle).filter(|socket| socket.is_owned());
+        socket.ok_or(Stale)?;
         Ok(SocketOptions::new(self, handle))
     }
 

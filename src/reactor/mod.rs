@@ -174,7 +174,7 @@ impl<C> Reactor<C> {
         self.sockets.find_mut(handle).filter(|socket| socket.is_owned())
     }
 
-    /// The socket of a handle, if it may send.
+    /// The socket of a handle, if it may send, and to be changed only by that.
     pub(crate) fn sendable(&mut self, handle: Handle) -> Result<&mut Socket<C>, SendError> {
         sendable(&mut self.sockets, handle)
     }
@@ -446,8 +446,9 @@ impl<C> Reactor<C> {
     }
 }
 
-/// The socket of a handle, if it may send. That it does is no reason for who delivers to it to look
-/// at it again.
+/// The socket of a handle, if it may send. Quietly: that it does is no reason for whoever delivers
+/// to it to look at it again, as what a send changes (the backlog, what is counted of it, that it
+/// is dirty, when it sent last) is no matter of delivering.
 fn sendable<C>(
     sockets: &mut Table<Socket<C>>,
     handle: Handle,

@@ -39,8 +39,8 @@ pub(crate) struct Socket<C> {
     pub(crate) is_aborted: bool,
     /// The peer's end of stream was seen.
     pub(crate) peer_finished: bool,
-    /// How it is cut into PDUs, or who is told of them, may have changed since this was last unset.
-    pub(crate) is_recut: bool,
+    /// How it is cut into PDUs, or who is told of them, may be another since this was last unset.
+    pub(crate) is_changed: bool,
     pub(crate) owner: C,
     /// `None` until something of the connection's end is known.
     closing: Option<Box<Closing>>,
@@ -256,7 +256,7 @@ impl<C> Socket<C> {
             bulk: Bulk::default(),
             backlog: Backlog::new(backlog),
             delivery,
-            is_recut: false,
+            is_changed: false,
             owner,
             user_data,
             member: None,
@@ -284,19 +284,19 @@ impl<C> Socket<C> {
 
     /// Changes how received bytes are delivered; whether that is another way than before.
     pub(crate) fn set_delivery(&mut self, delivery: Delivery) -> bool {
-        self.is_recut = true;
+        self.is_changed = true;
         std::mem::replace(&mut self.delivery, delivery) != delivery
     }
 
     /// Gives it another owner, and returns the former one.
     pub(crate) fn set_owner(&mut self, owner: C) -> C {
-        self.is_recut = true;
+        self.is_changed = true;
         std::mem::replace(&mut self.owner, owner)
     }
 
     /// The application says that the peer is who it should be.
     pub(crate) const fn set_ready(&mut self) {
-        self.is_recut = true;
+        self.is_changed = true;
         self.pulse.is_ready = true;
     }
 
@@ -374,7 +374,7 @@ impl<C> Socket<C> {
 
     /// Changes what the peer may ask for; its rate counts from now on.
     pub(crate) fn set_limits(&mut self, limits: Rc<Limits>, now_ms: u64) {
-        self.is_recut = true;
+        self.is_changed = true;
         self.limits = limits;
         if self.state == State::Connected {
             self.meter = Meter::new(&self.limits, now_ms);

@@ -13,7 +13,7 @@ pub(crate) struct Table<T> {
     /// over does not run through the generations faster than the table as a whole.
     generation: u32,
     len_max: usize,
-    /// How often an entry came, went, or was given out to be changed.
+    /// How often an entry came, went, or was given out to be changed, but for quiet changes.
     changes: u64,
 }
 
@@ -53,8 +53,8 @@ impl<T> Table<T> {
         self.find_quietly(handle)
     }
 
-    /// As [`find_mut`](Self::find_mut), for changes that are nobody else's business: they do not
-    /// count as such.
+    /// As [`find_mut`](Self::find_mut), for changes that do not count as such: nobody may go by
+    /// [`changes`](Self::changes) who cares for what is changed in this way.
     #[inline]
     pub(crate) fn find_quietly(&mut self, handle: Handle) -> Option<&mut T> {
         match self.slab.get_mut(handle.index() as usize) {
@@ -63,8 +63,8 @@ impl<T> Table<T> {
         }
     }
 
-    /// A number that stays the same for as long as no entry may have changed: whatever was learnt
-    /// of one still holds.
+    /// A number that stays the same for as long as no entry may have changed, but quietly: what
+    /// else was learnt of one still holds.
     #[inline]
     pub(crate) const fn changes(&self) -> u64 {
         self.changes

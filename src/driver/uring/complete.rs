@@ -1,7 +1,7 @@
 //! What a completion of the ring means: from `user_data`, `res` and `flags` to an outcome.
 //!
-//! Trusts no completion to be expected. One whose request is not outstanding is dropped, after
-//! whatever it carries (a buffer, an accepted descriptor) was taken care of.
+//! Trusts no completion of a socket's to be expected. One whose request is not outstanding is
+//! dropped, after whatever it carries (a buffer, an accepted descriptor) was taken care of.
 
 use std::os::fd::AsFd;
 
@@ -59,7 +59,7 @@ pub(super) fn complete_usual(
         }
         None if token.is(Op::Send) && is_last => {
             // Without a send that is outstanding nothing flies.
-            let Some(outgoing) = slot.flight.finish(len as usize) else { return false };
+            let Some(outgoing) = slot.flight.land_if_last(len as usize) else { return false };
             slot.end(Op::Send);
             slot.sent_in_all += u64::from(len);
             *in_flight -= 1;
