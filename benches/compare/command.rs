@@ -79,7 +79,7 @@ pub(crate) const SUBJECT: &str = "uring";
 pub(crate) const USAGE: &str = "\
 usage: cargo bench --bench compare -- [OPTION...]
   --quick          half a minute: few cells and servers
-  --full           every cell and every server; twenty minutes
+  --full           every cell and every server; eleven minutes
   --cells NAME,... only these; CONNECTIONSxBYTESxDEPTH such as 1000x64x1 or 50x64Kx16 (closed
                    loop), half:1000x64 (open loop at half load), mix, churn, burst, fanout, idle
   --servers NAME,... only these; `plain` is always there, for ratios are to it
