@@ -97,6 +97,32 @@ fn a_large_pdu_is_shared_and_not_copied() {
     });
 }
 
+/// So is one that fills little more than half of its buffer, which is used again after it.
+#[test]
+fn a_roomy_buffer_is_shared_and_used_again() {
+    on_every_backend(|lane| {
+        let mut world = World::new(lane);
+        let (mut peer, _) = bulky_peer(&mut world);
+        let places = Rc::new(RefCell::new(Vec::new()));
+        let noted = Rc::clone(&places);
+        world.script(move |_, net, handle, event| {
+            if let Event::Pdu(pdu) = event {
+                let bytes = pdu.to_bytes();
+                assert_eq!(bytes.as_ptr(), pdu.frame().as_ptr(), "a copy");
+                noted.borrow_mut().push(bytes.as_ptr().addr());
+                net.forward(handle, *pdu).unwrap();
+            }
+        });
+        for len in [200_000, 110_000, 110_000, 110_000, 110_000] {
+            let bytes = frame(len, 2);
+            world.write(&mut peer, &bytes);
+            assert!(world.read(&mut peer, len) == bytes, "bytes differ");
+            world.settle();
+        }
+        assert!(places.borrow()[1..].iter().all(|place| *place == places.borrow()[1]));
+    });
+}
+
 /// So are large PDUs that come as fast as they are read, but for few: those of which all but a
 /// little has come. (Before the first ones are known to be large, what comes fills pool buffers;
 /// where the kernel need not wait for a turn, all of them.)

@@ -96,12 +96,7 @@ impl<A> Netlib<A> {
     }
 
     /// Tells of a buffer that is one PDU, which may then be shared; otherwise gives it back.
-    fn tell_alone(
-        &mut self,
-        app: &mut A,
-        handle: Handle,
-        mut buffer: Vec<u8>,
-    ) -> Result<(), Vec<u8>> {
+    fn tell_alone(&mut self, app: &mut A, handle: Handle, buffer: Vec<u8>) -> Result<(), Vec<u8>> {
         let Some(socket) = self.reactor.sockets.find_mut(handle) else { return Ok(()) };
         let Some(spec) = socket.framing() else { return Err(buffer) };
         let len = buffer.len();
@@ -110,10 +105,8 @@ impl<A> Netlib<A> {
         if socket.hold.keeps_back() || !is_whole || !is_tight {
             return Err(buffer);
         }
+        let bytes = seal(buffer, socket.bulk.is_longest(len));
         self.reactor.stats.pdus_in += 1;
-        // Of a full vector, `Bytes` need no memory of their own before they are shared.
-        buffer.resize(buffer.capacity(), 0);
-        let bytes = Bytes::from(buffer);
         self.tell(app, handle, Event::Pdu(Pdu::alone(&bytes, len, spec.header_len())));
         if let Some(buffer) = shared::into_buffer(bytes) {
             self.reactor.spare.give(buffer);
@@ -128,3 +121,22 @@ impl<A> Netlib<A> {
         Ok(())
     }
 }
+
+/// The bytes of a PDU at the beginning of its buffer, and perhaps some behind it. Where no PDU has
+/// been longer, none needs more room, and it is given up for good.
+#[inline(never)]
+fn seal(mut buffer: Vec<u8>, is_longest: bool) -> Bytes {
+    let len = buffer.len();
+    if is_longest && buffer.capacity() - len > FILLED_MAX {
+        buffer.shrink_to(len + TAIL_LEN);
+    }
+    // Of a full vector, `Bytes` need no memory of their own before they are shared. To fill more
+    // than a little costs more than that memory.
+    if buffer.capacity() - len <= FILLED_MAX {
+        buffer.resize(buffer.capacity(), 0);
+    }
+    Bytes::from(buffer)
+}
+
+/// So many bytes behind a large PDU are filled.
+const FILLED_MAX: usize = 2 * TAIL_LEN;

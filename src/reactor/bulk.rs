@@ -92,6 +92,11 @@ impl Bulk {
         }
     }
 
+    /// Whether none of the large PDUs was longer.
+    pub(crate) const fn is_longest(&self, len: usize) -> bool {
+        len >= self.earned as usize
+    }
+
     /// A rest is back.
     pub(crate) const fn land(&mut self, rest: &Rest) {
         self.lent = None;
