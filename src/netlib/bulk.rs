@@ -140,3 +140,31 @@ fn seal(mut buffer: Vec<u8>, is_longest: bool) -> Bytes {
 
 /// So many bytes behind a large PDU are filled.
 const FILLED_MAX: usize = 2 * TAIL_LEN;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: usize = 50_000;
+
+    fn sealed(capacity: usize, is_longest: bool) -> (usize, Option<usize>) {
+        let mut buffer = Vec::with_capacity(capacity);
+        buffer.resize(LEN, 7);
+        let bytes = seal(buffer, is_longest);
+        assert!(bytes[..LEN] == [7; LEN]);
+        (bytes.len(), shared::into_buffer(bytes).map(|buffer| buffer.capacity()))
+    }
+
+    /// Only a little is filled behind a PDU; a roomy buffer stays as it is for longer PDUs, and is
+    /// cut where there were none.
+    #[test]
+    fn a_roomy_buffer_is_not_filled() {
+        let tight = LEN + TAIL_LEN;
+        for is_longest in [false, true] {
+            assert_eq!(sealed(LEN, is_longest), (LEN, Some(LEN)));
+            assert_eq!(sealed(tight, is_longest), (tight, Some(tight)));
+        }
+        assert_eq!(sealed(2 * LEN, false), (LEN, Some(2 * LEN)));
+        assert_eq!(sealed(2 * LEN, true), (tight, Some(tight)));
+    }
+}
